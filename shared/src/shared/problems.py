@@ -1,0 +1,217 @@
+"""Problem documents (RFC 9457): the one form in which a service refuses a request.
+
+Every expected refusal is a subclass of ``Problem`` that stands beside the code that raises it and names the
+broken rule. The application's handlers render it; nothing else builds an error response.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from structlog.contextvars import get_contextvars
+
+from shared.logs import get_logger
+
+log = get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong in the input, and where. Extra keys (such as ``alternatives``) are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    field: str = Field(description="Dotted path of the field, or the archive member, that is wrong.")
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """The body of every 4xx and 5xx answer, as ``application/problem+json``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="Stable URN of the problem type.", examples=["urn:rostrum:problem:not-found"])
+    title: str
+    status: int
+    code: str = Field(description="The last part of `type`, for programs to switch on.")
+    detail: str = Field(description="What is wrong with this request, and the way out.")
+    errors: list[FieldError] = Field(default_factory=list)
+    request_id: str | None = None
+
+
+class Problem(Exception):
+    """Base of all refusals. ``detail`` says what is wrong and the way out, in words for the API's user.
+
+    ``field`` names the input field or archive member; ``extensions`` are added to that field's error when there
+    is one, else to the document.
+    """
+
+    status: ClassVar[int] = 400
+    code: ClassVar[str] = "bad-request"
+    title: ClassVar[str] = "The request can't be served"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        field: str | None = None,
+        errors: Sequence[FieldError] = (),
+        headers: dict[str, str] | None = None,
+        **extensions: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = headers
+        self.errors = list(errors)
+        self.extensions = extensions
+        if field is not None:
+            self.errors.append(FieldError(field=field, message=detail, **extensions))
+            self.extensions = {}
+
+    def document(self) -> dict[str, Any]:
+        return problem_document(self.status, self.code, self.title, self.detail, self.errors, **self.extensions)
+
+
+class NotFound(Problem):
+    """Also the answer for what belongs to another organizer: its existence is not told."""
+
+    status = 404
+    code = "not-found"
+    title = "There is no such thing"
+
+
+class Conflict(Problem):
+    status = 409
+    code = "conflict"
+    title = "The present state does not allow it"
+
+
+class Invalid(Problem):
+    status = 422
+    code = "invalid"
+    title = "The input is not valid"
+
+
+class TooLarge(Problem):
+    status = 413
+    code = "too-large"
+    title = "The body is too large"
+
+
+class Unavailable(Problem):
+    status = 503
+    code = "unavailable"
+    title = "A part that is needed can't be reached"
+
+
+def problem_document(
+    status: int, code: str, title: str, detail: str, errors: Sequence[FieldError] = (), **extensions: Any
+) -> dict[str, Any]:
+    request_id = get_contextvars().get("request_id")
+    return {
+        **extensions,
+        "type": f"urn:rostrum:problem:{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "errors": [error.model_dump(mode="json") for error in errors],
+        **({"request_id": request_id} if request_id else {}),
+    }
+
+
+def _response(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    errors: Sequence[FieldError] = (),
+    headers: dict[str, str] | None = None,
+    **extensions: Any,
+) -> JSONResponse:
+    return JSONResponse(
+        problem_document(status, code, title, detail, errors, **extensions),
+        status_code=status,
+        headers={"Cache-Control": "no-store", **(headers or {})},
+        media_type=MEDIA_TYPE,
+    )
+
+
+_HTTP_CODES = {
+    400: ("bad-request", "The request can't be read"),
+    401: ("unauthenticated", "A valid token is needed"),
+    403: ("forbidden", "The token does not allow it"),
+    404: ("not-found", "There is no such thing"),
+    405: ("method-not-allowed", "This path does not know the method"),
+    413: ("too-large", "The body is too large"),
+    415: ("unsupported-media-type", "The content type is not taken here"),
+}
+
+
+async def _on_problem(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Problem)  # noqa: S101 - registered for this type only
+    return _response(
+        error.status, error.code, error.title, error.detail, error.errors, error.headers, **error.extensions
+    )
+
+
+async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
+    code, title = _HTTP_CODES.get(error.status_code, ("http-error", "The request can't be served"))
+    return _response(error.status_code, code, title, str(error.detail), headers=dict(error.headers or {}))
+
+
+async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
+    errors = [
+        FieldError(field=".".join(str(part) for part in item["loc"]), message=item["msg"])
+        for item in error.errors()
+    ]
+    detail = "; ".join(f"{item.field}: {item.message}" for item in errors[:3])
+    return _response(422, Invalid.code, Invalid.title, detail or "The input is not valid.", errors)
+
+
+# SQLSTATEs that say "not now" and not "wrong": lock and statement timeouts, shutdown, too many connections.
+_PASSING_SQLSTATES = {"55P03", "57014", "57P01", "57P02", "57P03", "53300", "40001", "40P01"}
+
+
+async def _on_database_error(_: Request, error: Exception) -> JSONResponse:
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    unreachable = isinstance(error, (PoolTimeout, OperationalError, OSError)) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
+    log.error("database.failed", sqlstate=sqlstate, error_type=type(error).__name__, exc_info=error)
+    if unreachable or sqlstate in _PASSING_SQLSTATES:
+        return _response(
+            503,
+            Unavailable.code,
+            Unavailable.title,
+            "The database did not answer in time; nothing was changed. Try again.",
+            headers={"Retry-After": "2"},
+        )
+    return await _on_unexpected(_, error)
+
+
+async def _on_unexpected(_: Request, error: Exception) -> JSONResponse:
+    return _response(
+        500,
+        "internal",
+        "Rostrum failed",
+        "This is a fault of the service, not of the request; nothing was changed. Quote the request id.",
+    )
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(SQLAlchemyError, _on_database_error)
+    app.add_exception_handler(ConnectionError, _on_database_error)
+    app.add_exception_handler(Exception, _on_unexpected)
