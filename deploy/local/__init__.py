@@ -1,0 +1,1 @@
+"""The whole cluster as processes of one machine, without Docker: for development, demonstrations and tests."""

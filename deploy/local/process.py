@@ -1,0 +1,127 @@
+"""One process of the local cluster: what is run, when it is ready, and how it stops.
+
+Every process leads a session (and so a process group) of its own. To stop it, its stop signal goes to the leader
+alone, so that the leader can end its children in order; when it has ended, or its time is over, what is left of
+the group is killed.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL, STDOUT
+from typing import IO
+from urllib.parse import urlsplit
+
+Ready = Callable[[], Awaitable[bool]]
+
+
+class MissingPart(Exception):
+    """Something the machine lacks. The message is one line: what is missing, and how to get it."""
+
+
+class NotReady(Exception):
+    """A process ended, or its time was over, before it was ready."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """What to run. Times are seconds; ``env`` is added to the environment of the parent.
+
+    ``ready`` is polled until it answers True; without it the process counts as ready once started. ``once`` marks
+    a step that must end with 0 (a migration) before what depends on it starts.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path | None = None
+    ready: Ready | None = None
+    ready_timeout: float = 60.0
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_timeout: float = 25.0
+    once: bool = False
+
+
+async def start(process: Process, *, output: int | IO[bytes] | None = None) -> asyncio.subprocess.Process:
+    """``output`` takes stdout and stderr: a file, ``subprocess.PIPE``, or None for those of the parent."""
+    return await asyncio.create_subprocess_exec(
+        *process.command,
+        cwd=process.cwd,
+        env={**os.environ, **process.env},
+        stdin=DEVNULL,
+        stdout=output,
+        stderr=None if output is None else STDOUT,
+        start_new_session=True,
+    )
+
+
+async def wait_ready(process: Process, child: asyncio.subprocess.Process) -> float:
+    """Answer the seconds it took; raise ``NotReady`` when the child ended or ``ready_timeout`` is over."""
+    started_at = time.monotonic()
+    while process.ready is not None:
+        if child.returncode is not None:
+            raise NotReady(f"{process.name} ended with exit code {child.returncode} before it was ready")
+        if await process.ready():
+            break
+        if time.monotonic() - started_at > process.ready_timeout:
+            raise NotReady(f"{process.name} was not ready after {process.ready_timeout:g} s")
+        await asyncio.sleep(0.1)
+    return time.monotonic() - started_at
+
+
+async def stop(process: Process, child: asyncio.subprocess.Process) -> None:
+    """End the child and its whole group; returns when the child is gone. Safe to call for one that has ended."""
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            child.send_signal(process.stop_signal)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(child.wait(), process.stop_timeout)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    await child.wait()
+
+
+def tcp_ready(host: str, port: int) -> Ready:
+    """Ready when something accepts connections there."""
+
+    async def probe() -> bool:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 2.0)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return True
+
+    return probe
+
+
+def http_ready(url: str) -> Ready:
+    """Ready when a GET of the ``http:`` URL answers with a 2xx status."""
+    address = urlsplit(url)
+    host, port = address.hostname or "127.0.0.1", address.port or 80
+    request = f"GET {address.path or '/'} HTTP/1.0\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode()
+
+    async def ask() -> bool:
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(request)
+            await writer.drain()
+            status = await reader.readline()
+        finally:
+            writer.close()
+        return status.split(b" ", 2)[1:2] != [] and status.split(b" ", 2)[1].startswith(b"2")
+
+    async def probe() -> bool:
+        try:
+            return await asyncio.wait_for(ask(), 2.0)
+        except (OSError, TimeoutError):
+            return False
+
+    return probe
