@@ -1,0 +1,54 @@
+"""What every message on the bus has in common: the payload's base class and the CloudEvents envelope.
+
+The body of an AMQP message is CloudEvents 1.0 structured JSON. A producer may add payload fields with defaults;
+anything else is a new class with the next version, sent beside the old one until nobody is bound to that.
+"""
+
+from typing import ClassVar, Generic, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+CONTENT_TYPE = "application/cloudevents+json"
+
+
+class Message(BaseModel):
+    """Payload of one kind of message. Readers ignore fields they do not know.
+
+    ``message_type`` is both the CloudEvents type and the routing key:
+    ``<service>.<subject>.<past verb>.v<N>``. ``organizer`` is the tenant, taken from the producer's own row.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    message_type: ClassVar[str]
+
+    organizer: str
+
+
+class Heading(BaseModel):
+    """The envelope without its payload: what a consumer knows before it has chosen a reader.
+
+    ``subject`` is the id of the aggregate the fact is about and ``aggregateseq`` its version after the fact;
+    both together let a consumer see that a message is older than what it already knows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    specversion: Literal["1.0"] = "1.0"
+    id: UUID
+    source: str
+    type: str
+    subject: UUID
+    time: AwareDatetime
+    datacontenttype: Literal["application/json"] = "application/json"
+    aggregatetype: str
+    aggregateseq: int
+    traceparent: str | None = None
+
+
+M = TypeVar("M", bound=Message)
+
+
+class Envelope(Heading, Generic[M]):
+    data: M

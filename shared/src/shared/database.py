@@ -1,0 +1,81 @@
+"""Database: engine, sessions, and the one place where a request's work is committed.
+
+Each service owns one schema, which is its role's whole search path, so tables are named without it.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, Request
+from sqlalchemy import DateTime, MetaData, Text, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from shared.settings import Settings
+
+Sessions = async_sessionmaker[AsyncSession]
+
+# Explicit names for every constraint: a migration can then drop or rename what it did not create.
+NAMING_CONVENTION = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+# Python type → column type, for the ``type_annotation_map`` of each service's declarative base.
+COLUMN_TYPES: dict[Any, Any] = {
+    datetime: DateTime(timezone=True),
+    dict[str, Any]: JSONB,
+    str: Text,
+    UUID: Uuid,
+}
+
+
+def new_metadata() -> MetaData:
+    return MetaData(naming_convention=NAMING_CONVENTION)
+
+
+def connection_settings(settings: Settings, role: str) -> dict[str, str]:
+    """PostgreSQL settings of each connection: times are shown in UTC, and nothing waits for ever."""
+    return {
+        "application_name": f"{settings.service}.{role}",
+        "search_path": settings.service,
+        "timezone": "UTC",
+        "jit": "off",
+        "lock_timeout": f"{settings.database_lock_timeout * 1000:.0f}",
+        "statement_timeout": f"{settings.database_statement_timeout * 1000:.0f}",
+        "idle_in_transaction_session_timeout": "60000",
+    }
+
+
+def new_engine(settings: Settings, role: str) -> AsyncEngine:
+    """One engine per process, made inside its event loop; dispose it at the end."""
+    return create_async_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_pre_ping=True,
+        connect_args={"server_settings": connection_settings(settings, role), "timeout": 5},
+    )
+
+
+def new_sessions(engine: AsyncEngine) -> Sessions:
+    """``async with sessions.begin() as session`` is a transaction for everything that is not a request."""
+    return async_sessionmaker(engine, expire_on_commit=False)
+
+
+async def _session_of_request(request: Request) -> AsyncIterator[AsyncSession]:
+    sessions: Sessions = request.app.state.sessions
+    async with sessions() as session:
+        yield session
+        await session.commit()
+
+
+# Scope "function": the commit runs after the endpoint and before the response is sent. With the default scope a
+# failed commit would be told to nobody, as the 200 is out already.
+SessionDep = Annotated[AsyncSession, Depends(_session_of_request, scope="function")]
