@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import DEVNULL, STDOUT
+from subprocess import DEVNULL, PIPE, STDOUT
 from typing import IO
 from urllib.parse import urlsplit
 
@@ -58,6 +58,37 @@ async def start(process: Process, *, output: int | IO[bytes] | None = None) -> a
         stderr=None if output is None else STDOUT,
         start_new_session=True,
     )
+
+
+class StepFailed(Exception):
+    """A command of the set-up failed; the message holds the command and the end of what it printed."""
+
+
+async def run(*command: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+    """Run a step of the set-up to its end and answer what it printed; raise ``StepFailed`` when it fails.
+
+    When the caller is cancelled, the step is killed.
+    """
+    child = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=STDOUT,
+        start_new_session=True,
+    )
+    try:
+        printed, _ = await child.communicate()
+    finally:
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+    text = printed.decode(errors="replace")
+    if child.returncode != 0:
+        last_lines = " | ".join(text.strip().splitlines()[-5:])
+        raise StepFailed(f"`{' '.join(command)}` ended with exit code {child.returncode}: {last_lines}")
+    return text
 
 
 async def wait_ready(process: Process, child: asyncio.subprocess.Process) -> float:
