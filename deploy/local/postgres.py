@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import asyncpg
 
-from deploy.local.process import MissingPart, Process, Ready, StepFailed, run
+from deploy.local.process import MissingPart, Process, Ready, StepFailed, run, working_in
 
 SUPERUSER = "rostrum"
 _HOST = "127.0.0.1"
@@ -44,8 +44,12 @@ _NOT_DURABLE = {
 
 def url(state: Path, *, port: int, database: str = "postgres", scheme: str = "postgresql+asyncpg") -> str:
     """The superuser's URL; valid once ``prepare`` has run for this state."""
-    password = (state / "postgres" / "password").read_text().strip()
+    password = (_folder(state) / "password").read_text().strip()
     return f"{scheme}://{SUPERUSER}:{quote(password)}@{_HOST}:{port}/{database}"
+
+
+def _folder(state: Path) -> Path:
+    return state.absolute() / "postgres"
 
 
 async def prepare(state: Path, *, durable: bool, port: int) -> Process:
@@ -55,7 +59,7 @@ async def prepare(state: Path, *, durable: bool, port: int) -> Process:
     Raises ``MissingPart`` when it can't run here.
     """
     binaries = _binaries()
-    folder = state / "postgres"
+    folder = _folder(state)
     data = folder / "data"
     folder.mkdir(parents=True, exist_ok=True)
     as_user = await _as_user_prefix(folder, binaries)
@@ -151,7 +155,7 @@ async def _end_leftovers(data: Path) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(leader, signal.SIGINT)
     for _ in range(150):
-        left = await asyncio.to_thread(_working_in, data)
+        left = await asyncio.to_thread(working_in, data)
         if not left:
             break
         await asyncio.sleep(0.1)
@@ -168,16 +172,6 @@ def _leader(data: Path) -> int | None:
         return pid if Path(f"/proc/{pid}/cwd").resolve() == data.resolve() else None
     except (OSError, ValueError):
         return None
-
-
-def _working_in(data: Path) -> list[int]:
-    """Every process of PostgreSQL has its data folder as working folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and os.readlink(entry / "cwd") == str(data.resolve()):
-                found.append(int(entry.name))
-    return found
 
 
 def _answers(dsn: str) -> Ready:

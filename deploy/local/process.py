@@ -117,6 +117,19 @@ async def stop(process: Process, child: asyncio.subprocess.Process) -> None:
     await child.wait()
 
 
+def working_in(folder: Path) -> list[int]:
+    """The processes whose working folder is this one or inside it: how servers of a killed run are found."""
+    whole = str(folder.resolve())
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                place = os.readlink(entry / "cwd").removesuffix(" (deleted)")
+                if place == whole or place.startswith(f"{whole}/"):
+                    found.append(int(entry.name))
+    return found
+
+
 def tcp_ready(host: str, port: int) -> Ready:
     """Ready when something accepts connections there."""
 

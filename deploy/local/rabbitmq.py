@@ -1,0 +1,247 @@
+"""RabbitMQ from Debian's packages, unpacked into a folder: nothing is installed into the system, no root needed."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import platform
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aio_pika
+import aiormq.exceptions
+
+from deploy.local.ports import free_port
+from deploy.local.process import MissingPart, Process, Ready, StepFailed, run, tcp_ready
+
+USER = "rostrum"
+_HOST = "127.0.0.1"
+_WAY_OUT = "or set RABBITMQ_URL to a running server."
+
+# Raise it when `_unpack` changes what it leaves behind, so that older copies are not used.
+_LAYOUT = 1
+
+_SETTINGS = """\
+listeners.tcp.local = {host}:{port}
+default_user = {user}
+default_pass = {password}
+vm_memory_high_watermark.absolute = 512MB
+disk_free_limit.absolute = 200MB
+# Above the longest job, or its unacknowledged message would be given to a second worker.
+consumer_timeout = 7200000
+# The write-ahead log of quorum queues is mirrored in memory.
+raft.wal_max_size_bytes = 33554432
+collect_statistics_interval = 30000
+log.file = false
+log.console = true
+log.console.level = warning
+"""
+
+# Idle schedulers sleep at once instead of spinning, and are not bound to a core that others use too.
+_EMULATOR = "+S 2:2 +SDio 2 +A 2 +sbwt none +sbwtdcpu none +sbwtdio none +stbt u"
+
+
+def url(state: Path, *, port: int) -> str:
+    """The administrator's URL; valid once ``prepare`` has run for this state."""
+    return f"amqp://{USER}:{_password(state)}@{_HOST}:{port}/"
+
+
+async def prepare(state: Path, *, tools: Path, port: int) -> Process:
+    """Fetch RabbitMQ into ``tools`` when it isn't there, write its settings, and say how to start.
+
+    Raises ``MissingPart`` when it can't be fetched. Prints what it does while it downloads, to stderr.
+    """
+    root = await install(tools)
+    folder = _folder(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    settings = _SETTINGS.format(host=_HOST, port=port, user=USER, password=_password(state))
+    (folder / "rabbitmq.conf").write_text(settings)
+    (folder / "enabled_plugins").write_text("[].\n")
+    erlang = root / "usr" / "lib" / "erlang"
+    libraries = ":".join(str(path) for path in sorted((root / "usr" / "lib").glob("*-linux-gnu*")))
+    env = {
+        "PATH": f"{erlang / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+        "LD_LIBRARY_PATH": libraries,
+        "LC_ALL": "C.UTF-8",
+        "HOME": str(folder),
+        "ROSTRUM_ERLANG": str(erlang),
+        "ERL_LIBS": "",
+        "ERL_CRASH_DUMP_SECONDS": "0",
+        "ERL_EPMD_ADDRESS": _HOST,
+        "ERL_EPMD_PORT": str(free_port()),
+        "RABBITMQ_DIST_PORT": str(free_port()),
+        "RABBITMQ_NODENAME": "rostrum@localhost",
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+        "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "schema"),
+        "RABBITMQ_SCHEMA_DIR": str(folder / "schema"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {_EMULATOR}",
+        # Makes the script replace itself by the server, so that the stop signal reaches it.
+        "RUNNING_UNDER_SYSTEMD": "true",
+        "NOTIFY_SOCKET": "",
+    }
+    # The server would start a name daemon that outlives it; this one stays in the process group.
+    start = 'epmd & exec "$1"'
+    return Process(
+        name="rabbitmq",
+        command=("sh", "-c", start, "rabbitmq", str(_server_script(root))),
+        env=env,
+        cwd=folder,
+        ready=_answers(port, url(state, port=port)),
+        ready_timeout=90.0,
+    )
+
+
+def _folder(state: Path) -> Path:
+    return state.absolute() / "rabbitmq"
+
+
+def _password(state: Path) -> str:
+    path = _folder(state) / "password"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(24))
+    return path.read_text()
+
+
+def _server_script(root: Path) -> Path:
+    return next((root / "usr" / "lib" / "rabbitmq" / "lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
+
+
+def _answers(port: int, address: str) -> Ready:
+    accepts = tcp_ready(_HOST, port)
+
+    async def probe() -> bool:
+        if not await accepts():  # asked first, since the client logs every refusal
+            return False
+        try:
+            connection = await aio_pika.connect(address, timeout=5.0)
+        except (OSError, TimeoutError, aiormq.exceptions.AMQPError):
+            return False
+        await connection.close()
+        return True
+
+    return probe
+
+
+async def install(tools: Path) -> Path:
+    """The folder with RabbitMQ and Erlang, fetched once per release of the system. Whole or not there at all."""
+    root = _root(tools)
+    if root.is_dir():
+        return root
+    for command in ("apt-get", "dpkg"):
+        if shutil.which(command) is None:
+            raise MissingPart(
+                f"RabbitMQ is missing and `{command}` to fetch it with is too: use Debian, {_WAY_OUT}"
+            )
+    root.parent.mkdir(parents=True, exist_ok=True)
+    async with _locked(root.parent / "lock"):
+        if root.is_dir():
+            return root
+        unfinished = root.with_name(f"{root.name}.unfinished")
+        await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
+        try:
+            packages = await _download(unfinished / "apt")
+        except StepFailed as error:
+            raise MissingPart(
+                f"RabbitMQ could not be fetched from the package archive: check the network, {_WAY_OUT} ({error})"
+            ) from error
+        _tell(f"unpacking {len(packages)} packages")
+        await _unpack(packages, unfinished)
+        await asyncio.to_thread(shutil.rmtree, unfinished / "apt")
+        unfinished.rename(root)
+        _tell(f"is in {root}")
+    return root
+
+
+def _root(tools: Path) -> Path:
+    return tools.absolute() / "rabbitmq" / f"{_system()}-{_LAYOUT}"
+
+
+def _tell(what: str) -> None:
+    print(f"rabbitmq: {what}", file=sys.stderr, flush=True)
+
+
+def _system() -> str:
+    release = platform.freedesktop_os_release()
+    return f"{release['ID']}-{release.get('VERSION_ID', 'rolling')}-{platform.machine()}"
+
+
+@asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    with path.open("w") as file:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            await asyncio.sleep(0.5)
+        yield
+
+
+async def _download(folder: Path) -> list[Path]:
+    """Fetch the server and what of its closure the system lacks, with lists and caches of our own."""
+    for name in ("state", "lists/partial", "cache/archives/partial", "log"):
+        (folder / name).mkdir(parents=True)
+    (folder / "status").write_text(await asyncio.to_thread(_installed_without_rabbitmq))
+    (folder / "apt.conf").write_text(
+        f"""\
+Dir::State "{folder}/state";
+Dir::State::lists "{folder}/lists";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}/cache";
+Dir::Log "{folder}/log";
+APT::Sandbox::User "root";
+APT::Install-Recommends "false";
+Acquire::Languages "none";
+Acquire::Retries "3";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
+#clear APT::Update;
+#clear DPkg;
+"""
+    )
+    apt_get = ("apt-get", f"--config-file={folder / 'apt.conf'}", "--quiet", "--assume-yes")
+    _tell("reading the lists of Debian's packages (once)")
+    with contextlib.suppress(StepFailed):  # one dead source of many does no harm; what matters fails below
+        await run(*apt_get, "update")
+    _tell("downloading the packages, about 35 MB (once)")
+    await run(*apt_get, "install", "--download-only", "rabbitmq-server")
+    return sorted((folder / "cache" / "archives").glob("*.deb"))
+
+
+_KEPT_FIELDS = re.compile(
+    r"^(Package|Status|Version|Architecture|Multi-Arch|Provides|Essential): .*\n", re.MULTILINE
+)
+
+
+def _installed_without_rabbitmq() -> str:
+    """The system's list of packages without Erlang and RabbitMQ, so that apt fetches them even if installed.
+
+    Dependencies are left out too: what is installed is taken as it is, even what needs the removed ones.
+    """
+    installed = Path("/var/lib/dpkg/status")
+    text = installed.read_text(errors="replace") if installed.exists() else ""
+    stanzas = re.split(r"\n{2,}", text)
+    kept = (stanza for stanza in stanzas if not re.match(r"Package: (rabbitmq-server|erlang)", stanza))
+    return "\n".join("".join(field.group(0) for field in _KEPT_FIELDS.finditer(f"{stanza}\n")) for stanza in kept)
+
+
+async def _unpack(packages: list[Path], root: Path) -> None:
+    for package in packages:
+        await run("dpkg", "--extract", str(package), str(root))
+    for name in ("share", "sbin"):
+        await asyncio.to_thread(shutil.rmtree, root / "usr" / name, ignore_errors=True)
+    # Erlang's start scripts hold the place the package was built for; ours is told by the environment, so that
+    # the checkout may move.
+    for script in (root / "usr" / "lib" / "erlang").glob("**/bin/erl"):
+        script.write_text(script.read_text().replace("ROOTDIR=/usr/lib/erlang", 'ROOTDIR="$ROSTRUM_ERLANG"'))

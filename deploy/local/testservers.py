@@ -1,0 +1,174 @@
+"""Throw-away PostgreSQL, RabbitMQ and S3 for tests: `python -m deploy.local.testservers run -- pytest …`.
+
+Their addresses are exported as TEST_DATABASE_URL (a superuser's), TEST_RABBITMQ_URL, TEST_S3_ENDPOINT,
+TEST_S3_ACCESS_KEY_ID and TEST_S3_SECRET_ACCESS_KEY. A server whose address is there already (DATABASE_URL,
+RABBITMQ_URL, S3_ENDPOINT, or the TEST_ name) is used as it is. `serve` starts them, prints `export` lines and
+stays, so that single tests can be run against them.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shlex
+import shutil
+import signal
+import sys
+from asyncio.subprocess import Process as Child
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from deploy.local import postgres, rabbitmq
+from deploy.local.ports import free_port
+from deploy.local.process import MissingPart, NotReady, Process, StepFailed, start, stop, wait_ready, working_in
+
+STATE = Path(__file__).resolve().parents[2] / ".state"
+
+
+@asynccontextmanager
+async def servers(given: Mapping[str, str] = os.environ, *, state: Path = STATE) -> AsyncIterator[dict[str, str]]:
+    """Start what ``given`` names no address for, and answer the TEST_ variables of all. At exit all stop."""
+    with _run_folder(state / "test") as folder:
+        running: list[tuple[Process, Child]] = []
+
+        async def run_server(process: Process) -> None:
+            log = folder / f"{process.name}.log"
+            with log.open("wb") as output:
+                child = await start(process, output=output)
+            running.append((process, child))
+            try:
+                await wait_ready(process, child)
+            except NotReady as error:
+                last_lines = log.read_text(errors="replace").strip().splitlines()[-20:]
+                raise NotReady("\n".join((str(error), *last_lines))) from error
+
+        async def database() -> dict[str, str]:
+            port = free_port()
+            await run_server(await postgres.prepare(folder, durable=False, port=port))
+            return {"TEST_DATABASE_URL": postgres.url(folder, port=port)}
+
+        async def broker() -> dict[str, str]:
+            port = free_port()
+            process = await rabbitmq.prepare(folder, tools=state / "tools", port=port)
+            await run_server(_killed_at_the_end(process))
+            return {"TEST_RABBITMQ_URL": rabbitmq.url(folder, port=port)}
+
+        def wanted() -> Iterator[Callable[[], Awaitable[dict[str, str]]]]:
+            if "TEST_DATABASE_URL" not in env:
+                yield database
+            if "TEST_RABBITMQ_URL" not in env:
+                yield broker
+
+        env = _given(given)
+        tasks = [asyncio.ensure_future(begin()) for begin in wanted()]
+        try:
+            for started in await asyncio.gather(*tasks):
+                env.update(started)
+            yield env
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(stop(process, child) for process, child in running))
+
+
+_NAMES = {
+    "TEST_DATABASE_URL": "DATABASE_URL",
+    "TEST_RABBITMQ_URL": "RABBITMQ_URL",
+    "TEST_S3_ENDPOINT": "S3_ENDPOINT",
+    "TEST_S3_ACCESS_KEY_ID": "S3_ACCESS_KEY_ID",
+    "TEST_S3_SECRET_ACCESS_KEY": "S3_SECRET_ACCESS_KEY",
+}
+
+
+def _given(env: Mapping[str, str]) -> dict[str, str]:
+    found = {name: env.get(name) or env.get(other) for name, other in _NAMES.items()}
+    return {name: value for name, value in found.items() if value}
+
+
+def _killed_at_the_end(process: Process) -> Process:
+    """Its files are thrown away, so nothing is gained by letting it close them."""
+    return dataclasses.replace(process, stop_signal=signal.SIGKILL)
+
+
+@contextmanager
+def _run_folder(runs: Path) -> Iterator[Path]:
+    """A folder of this run alone; what runs that were killed have left is ended and removed first.
+
+    A run holds the lock of its folder for as long as it lives, however it ends.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    folder = runs / str(os.getpid())
+    with (runs / "lock").open("a") as beginning:
+        fcntl.flock(beginning, fcntl.LOCK_EX)
+        for left in runs.glob("*/lock"):
+            if not _is_locked(left):
+                _remove(left.parent)
+        folder.mkdir()
+        own = (folder / "lock").open("a")
+        fcntl.flock(own, fcntl.LOCK_EX)
+    with own:
+        try:
+            yield folder
+        finally:
+            _remove(folder)
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _remove(folder: Path) -> None:
+    for pid in working_in(folder):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _run(command: list[str]) -> int:
+    """Run the command beside the servers; answer its exit code. It shares the terminal, so Ctrl-C reaches it."""
+    async with servers() as env:
+        child = await asyncio.create_subprocess_exec(*command, env={**os.environ, **env})
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, child.terminate)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        code = await child.wait()
+        return code if code >= 0 else 128 - code
+
+
+async def _serve() -> int:
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with servers() as env:
+        for name, value in env.items():
+            print(f"export {name}={shlex.quote(value)}")
+        sys.stdout.flush()
+        await ended.wait()
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.testservers", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run", help="start the servers, run a command, stop them, answer its exit code")
+    run.add_argument("command", nargs="+")
+    verbs.add_parser("serve", help="start the servers, print their addresses, stay until a signal")
+    arguments = parser.parse_args()
+    try:
+        return asyncio.run(_run(arguments.command) if arguments.verb == "run" else _serve())
+    except (MissingPart, NotReady, StepFailed) as error:
+        print(f"testservers: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
