@@ -13,6 +13,7 @@ from sqlalchemy import DateTime, MetaData, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
+from shared.messaging.outbox import Bell
 from shared.settings import Settings
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -64,9 +65,12 @@ def new_engine(settings: Settings, role: str) -> AsyncEngine:
     )
 
 
-def new_sessions(engine: AsyncEngine) -> Sessions:
-    """``async with sessions.begin() as session`` is a transaction for everything that is not a request."""
-    return async_sessionmaker(engine, expire_on_commit=False)
+def new_sessions(engine: AsyncEngine, bell: Bell | None = None) -> Sessions:
+    """``async with sessions.begin() as session`` is a transaction for everything that is not a request.
+
+    With a ``bell``, a commit that put something into the outbox wakes the messenger.
+    """
+    return async_sessionmaker(engine, expire_on_commit=False, info={"bell": bell})
 
 
 async def _session_of_request(request: Request) -> AsyncIterator[AsyncSession]:

@@ -1,0 +1,91 @@
+"""Probes and metrics. The api serves them beside its routes; messenger and worker on a port of their own.
+
+Live means: the event loop turns. Ready means: the service can do its work now; it falls while the database can't
+be reached and while the process drains.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import uvicorn
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shared.metrics import serve_metrics
+from shared.settings import Settings
+
+PROBE_TIMEOUT = 2.0
+
+Check = Callable[[], Awaitable[None]]
+
+
+def database_check(engine: AsyncEngine) -> Check:
+    async def check() -> None:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    return check
+
+
+def health_routes(checks: dict[str, Check]) -> list[Route]:
+    """Routes ``/healthz/live``, ``/healthz/ready`` and ``/metrics``; ready names the checks that failed."""
+
+    async def live(_: Request) -> Response:
+        return JSONResponse({"status": "live"})
+
+    async def ready(_: Request) -> Response:
+        failed = {name: reason for name, check in checks.items() if (reason := await _failure(check))}
+        if failed:
+            return JSONResponse({"status": "not ready", "failed": failed}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+    return [
+        Route("/healthz/live", live),
+        Route("/healthz/ready", ready),
+        Route("/metrics", serve_metrics),
+    ]
+
+
+async def _failure(check: Check) -> str | None:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT):
+            await check()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:200]
+    return None
+
+
+class _GuestServer(uvicorn.Server):
+    """A server inside a process that handles its signals itself."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serve_health(settings: Settings, checks: dict[str, Check]) -> AsyncIterator[None]:
+    """Serves the probes on ``settings.health_port`` inside the running loop until the block ends."""
+    server = _GuestServer(
+        uvicorn.Config(
+            Starlette(routes=health_routes(checks)),
+            host=settings.api_host,
+            port=settings.health_port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    task = asyncio.create_task(server.serve())
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        with suppress(asyncio.CancelledError):
+            await task

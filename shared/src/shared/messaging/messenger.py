@@ -1,0 +1,80 @@
+"""The messenger process of a service: relay of its outbox, consumer of its queue, and its regular chores."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.database import Sessions, new_engine, new_sessions
+from shared.health import database_check, serve_health
+from shared.jobs import declare_job_queue
+from shared.logs import configure_logs, get_logger
+from shared.messaging.consumer import Consumer, Subscription
+from shared.messaging.outbox import Bell
+from shared.messaging.relay import Relay, measure_outbox, prune
+from shared.settings import Settings
+
+log = get_logger(__name__)
+
+Chore = Callable[[Sessions], Awaitable[None]]
+CHORE_SECONDS = 15.0
+
+
+def run_messenger(
+    settings: Settings, subscriptions: Sequence[Subscription[Any]] = (), chores: Sequence[Chore] = ()
+) -> None:
+    """Runs until SIGTERM or SIGINT, then drains. ``chores`` run every ``CHORE_SECONDS`` (sweeps of stale jobs)."""
+    configure_logs(
+        service=settings.service,
+        role="messenger",
+        level=settings.log_level,
+        as_json=settings.log_format == "json",
+    )
+    asyncio.run(_run(settings, subscriptions, chores))
+
+
+async def _run(settings: Settings, subscriptions: Sequence[Subscription[Any]], chores: Sequence[Chore]) -> None:
+    stopping = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
+    engine = new_engine(settings, "messenger")
+    bell = Bell(engine, settings.service)
+    sessions = new_sessions(engine, bell)
+    relay = Relay(settings, engine, declare_job_queue=lambda queue: declare_job_queue(settings, queue))
+
+    async def ready() -> None:
+        if stopping.is_set():
+            raise RuntimeError("draining")
+
+    try:
+        async with serve_health(settings, {"database": database_check(engine), "process": ready}):
+            log.info("messenger.started")
+            ringing = asyncio.create_task(bell.run())
+            async with asyncio.TaskGroup() as group:
+                group.create_task(relay.run(stopping))
+                group.create_task(_do_chores(engine, sessions, chores, stopping))
+                if subscriptions:
+                    group.create_task(Consumer(settings, sessions, subscriptions).run(stopping))
+            ringing.cancel()
+    finally:
+        await engine.dispose()
+        log.info("messenger.stopped")
+
+
+async def _do_chores(
+    engine: AsyncEngine, sessions: Sessions, chores: Sequence[Chore], stopping: asyncio.Event
+) -> None:
+    while not stopping.is_set():
+        try:
+            await measure_outbox(engine)
+            await prune(engine)
+            for chore in chores:
+                await chore(sessions)
+        except Exception as error:
+            log.warning("messenger.chore_failed", exc_info=error)
+        try:
+            await asyncio.wait_for(stopping.wait(), CHORE_SECONDS)
+        except TimeoutError:
+            continue

@@ -1,0 +1,29 @@
+"""Prometheus metrics of every process; names begin with ``rostrum_``. One process per container serves them."""
+
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+HTTP_SECONDS = Histogram(
+    "rostrum_http_request_seconds",
+    "Time to answer a request, by route template.",
+    ["method", "route", "status"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+OUTBOX_OLDEST_SECONDS = Gauge(
+    "rostrum_outbox_oldest_unpublished_seconds", "Age of the oldest committed message not yet published."
+)
+OUTBOX_ROWS = Gauge("rostrum_outbox_unpublished_rows", "Committed messages not yet published.")
+PUBLISHED = Counter("rostrum_messages_published_total", "Rows of the outbox by how it went.", ["type", "result"])
+HANDLED = Counter("rostrum_messages_handled_total", "Messages received by how it went.", ["type", "result"])
+HANDLE_SECONDS = Histogram("rostrum_message_handle_seconds", "Time to handle a message, commit included.", ["type"])
+JOB_SECONDS = Histogram(
+    "rostrum_job_seconds",
+    "Time of one attempt of a job.",
+    ["job", "result"],
+    buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+)
+
+
+async def serve_metrics(_: Request) -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
