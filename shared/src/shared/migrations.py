@@ -71,8 +71,12 @@ def _added(operation: ops.MigrateOperation) -> str:
     return f"table {operation.table_name}"
 
 
-def run(settings: Settings, metadata: MetaData) -> None:
-    """Entry point of ``env.py``, online or ``--sql``. Needs only the service's own ``DATABASE_URL``."""
+def run(settings_class: type[Settings], metadata: MetaData) -> None:
+    """Entry point of ``env.py``, online or ``--sql``. Needs only the service's own ``DATABASE_URL``.
+
+    A caller of Alembic's API may hand in settings as ``config.attributes["settings"]``.
+    """
+    settings: Settings = context.config.attributes.get("settings") or settings_class()
     if context.is_offline_mode():
         context.configure(
             dialect_name="postgresql",

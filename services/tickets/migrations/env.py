@@ -1,0 +1,5 @@
+from shared.migrations import run
+from tickets.models import Base
+from tickets.settings import TicketsSettings
+
+run(TicketsSettings, Base.metadata)

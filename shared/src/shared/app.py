@@ -1,0 +1,168 @@
+"""The api process of a service: a FastAPI application with everything that is the same in all four."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+
+import structlog
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.database import new_engine, new_sessions
+from shared.docs import docs_router
+from shared.health import database_check, health_routes
+from shared.ids import new_id
+from shared.logs import configure_logs, get_logger
+from shared.messaging.outbox import Bell
+from shared.metrics import HTTP_SECONDS
+from shared.problems import ProblemDocument, add_problem_handlers
+from shared.settings import Settings
+from shared.tokens import JwksSource, TokenVerifier
+from shared.tracing import continued_trace
+
+log = get_logger(__name__)
+
+Resources = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+# Every operation may answer with a problem document; said once, it shows at each operation of the docs.
+PROBLEM_RESPONSES: dict[int | str, dict[str, object]] = {
+    status: {"model": ProblemDocument, "content": {"application/problem+json": {}}}
+    for status in (401, 403, 404, 409, 412, 413, 422)
+}
+
+
+def create_app(
+    settings: Settings,
+    routers: Sequence[APIRouter],
+    *,
+    title: str,
+    description: str,
+    resources: Resources | None = None,
+    max_body_size: int | None = None,
+) -> FastAPI:
+    """Builds the application; nothing is connected before its lifespan starts.
+
+    ``resources`` is a context manager that puts what the service needs beside the database on ``app.state`` (a
+    storage, a client) and closes it at the end. Routes find ``app.state.settings``, ``.sessions``, ``.engine``
+    and ``.token_verifier``. ``max_body_size`` (bytes) is the hard limit of any body, default from the settings.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            engine = new_engine(settings, "api")
+            stack.push_async_callback(engine.dispose)
+            bell = Bell(engine, settings.service)
+            ringing = asyncio.create_task(bell.run())
+            stack.push_async_callback(_cancelled, ringing)
+            verifier = TokenVerifier(settings.token_issuer, settings.token_audience, JwksSource(settings.jwks_url))
+            stack.push_async_callback(verifier.aclose)
+            app.state.engine = engine
+            app.state.sessions = new_sessions(engine, bell)
+            app.state.token_verifier = verifier
+            if resources is not None:
+                await stack.enter_async_context(resources(app))
+            app.state.checks["database"] = database_check(engine)
+            log.info("api.started")
+            yield
+            log.info("api.stopping")
+
+    app = FastAPI(
+        title=title,
+        description=description,
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=max_body_size or settings.max_body_size,
+        responses=PROBLEM_RESPONSES,
+    )
+    app.state.settings = settings
+    app.state.checks = {}
+    add_problem_handlers(app)
+    for router in routers:
+        app.include_router(router)
+    app.include_router(docs_router())
+    app.router.routes.extend(health_routes(app.state.checks))
+    app.add_middleware(RequestContext)
+    return app
+
+
+def run_api(app: FastAPI, settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes the requests at hand within ``shutdown_grace`` seconds."""
+    configure_logs(
+        service=settings.service, role="api", level=settings.log_level, as_json=settings.log_format == "json"
+    )
+    uvicorn.run(
+        app,
+        host=settings.api_host,
+        port=settings.api_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace),
+        proxy_headers=False,
+        backlog=2048,
+    )
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+class RequestContext:
+    """Binds request and trace ids to the logs, answers with ``X-Request-ID``, measures, logs one line a request.
+
+    Plain ASGI: Starlette's BaseHTTPMiddleware breaks cancellation and streaming.
+    """
+
+    _QUIET = ("/healthz/live", "/healthz/ready", "/metrics")
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self._QUIET:
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        request_id = _clean(headers.get("x-request-id")) or str(new_id())
+        started = time.perf_counter()
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-ID"] = request_id
+                answer.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        with continued_trace(headers), structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                seconds = time.perf_counter() - started
+                route = getattr(scope.get("route"), "path", "unmatched")
+                HTTP_SECONDS.labels(scope["method"], route, str(status)).observe(seconds)
+                log.info(
+                    "request.answered",
+                    method=scope["method"],
+                    path=scope["path"],
+                    route=route,
+                    status=status,
+                    ms=round(seconds * 1000, 1),
+                )
+
+
+def _clean(request_id: str | None) -> str | None:
+    """A caller's request id, if it is safe to write into logs and headers."""
+    if request_id and len(request_id) <= 64 and request_id.replace("-", "").isalnum() and request_id.isascii():
+        return request_id
+    return None

@@ -1,0 +1,85 @@
+"""The API's documentation: one page for all four services, with scripts of our own host only.
+
+Every service can serve the page; the gateway sends ``/docs`` to one of them and ``/docs/openapi/<service>.json``
+to each service's ``/openapi.json``.
+"""
+
+from importlib.resources import files
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse, Response
+
+SERVICES = ("events", "tickets", "media", "exports")
+
+_ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "favicon.png": "image/png",
+}
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Rostrum API</title>
+<link rel="icon" href="/docs/assets/favicon.png">
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+<style>
+body { margin: 0; font-family: system-ui, sans-serif; }
+nav { display: flex; gap: .5rem; padding: .75rem 1.25rem; background: #1b2733; align-items: center; }
+nav strong { color: #fff; margin-right: 1rem; }
+nav a { color: #d5dee6; padding: .35rem .8rem; border-radius: .3rem; text-decoration: none; }
+nav a[aria-current] { background: #fff; color: #1b2733; }
+</style>
+</head>
+<body>
+<nav aria-label="Services"><strong>Rostrum API</strong>%(links)s</nav>
+<main id="api"></main>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script src="/docs/assets/page.js"></script>
+</body>
+</html>
+"""
+
+_SCRIPT = """\
+"use strict";
+const links = [...document.querySelectorAll("nav a")];
+function show() {
+  const chosen = links.find((link) => link.hash === location.hash) || links[0];
+  for (const link of links) link.removeAttribute("aria-current");
+  chosen.setAttribute("aria-current", "page");
+  SwaggerUIBundle({
+    url: `/docs/openapi/${chosen.hash.slice(1)}.json`,
+    dom_id: "#api",
+    deepLinking: false,
+    persistAuthorization: true,
+    validatorUrl: null,
+  });
+}
+addEventListener("hashchange", show);
+show();
+"""
+
+
+def docs_router() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+    links = "".join(f'<a href="#{name}">{name}</a>' for name in SERVICES)
+    assets = {name: (files("fastapi_offline") / "static" / name, kind) for name, kind in _ASSETS.items()}
+
+    @router.get("/docs")
+    async def docs_page() -> HTMLResponse:
+        return HTMLResponse(_PAGE % {"links": links})
+
+    @router.get("/docs/assets/page.js")
+    async def docs_script() -> Response:
+        return Response(_SCRIPT, media_type="text/javascript; charset=utf-8")
+
+    for name, (asset, media_type) in assets.items():
+        content = asset.read_bytes()
+
+        async def docs_asset(content: bytes = content, media_type: str = media_type) -> Response:
+            return Response(content, media_type=media_type, headers={"Cache-Control": "public, max-age=86400"})
+
+        router.add_api_route(f"/docs/assets/{name}", docs_asset)
+    return router
