@@ -14,7 +14,7 @@ import functools
 import re
 import zoneinfo
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, NamedTuple, TypeAlias
 from zoneinfo import ZoneInfo
 
@@ -98,10 +98,12 @@ class WallTime:
         has some (none is younger than 1972) the closest whole minute is printed and the reading moves with it by
         up to 30 s. A ``rederived`` reading inside a gap is printed as the real time that it stands for.
         """
-        offset = _printed_offset(self.instant, zone_info(self.zone))
-        sign = "-" if offset < timedelta(0) else "+"
-        hours, minutes = divmod(abs(offset) // timedelta(minutes=1), 60)
-        return f"{(self.instant + offset).replace(tzinfo=None).isoformat()}{sign}{hours:02}:{minutes:02}"
+        place = zone_info(self.zone)
+        clock = self.instant.astimezone(place)
+        offset = clock.utcoffset()
+        if offset is None or offset.seconds % 60:
+            clock = self.instant.astimezone(timezone(_printed_offset(self.instant, place)))
+        return clock.isoformat()
 
 
 # Zones
