@@ -8,7 +8,10 @@ the group is killed.
 import asyncio
 import contextlib
 import os
+import re
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -91,6 +94,14 @@ async def run(*command: str, env: Mapping[str, str] | None = None, cwd: Path | N
     return text
 
 
+def tool(name: str, *, wheel: str, way_out: str) -> str:
+    """A program that a wheel puts beside this Python. Raises ``MissingPart``."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        raise MissingPart(f"`{name}` is missing: run `make setup` (wheel `{wheel}`), {way_out}")
+    return found
+
+
 async def wait_ready(process: Process, child: asyncio.subprocess.Process) -> float:
     """Answer the seconds it took; raise ``NotReady`` when the child ended or ``ready_timeout`` is over."""
     started_at = time.monotonic()
@@ -146,26 +157,26 @@ def tcp_ready(host: str, port: int) -> Ready:
     return probe
 
 
-def http_ready(url: str) -> Ready:
-    """Ready when a GET of the ``http:`` URL answers with a 2xx status."""
+def http_ready(url: str, *, holds: bytes = b"") -> Ready:
+    """Ready when a GET of the ``http:`` URL answers with a 2xx status and a body that holds these bytes."""
     address = urlsplit(url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
     request = f"GET {address.path or '/'} HTTP/1.0\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode()
 
-    async def ask() -> bool:
+    async def ask() -> bytes:
         reader, writer = await asyncio.open_connection(host, port)
         try:
             writer.write(request)
             await writer.drain()
-            status = await reader.readline()
+            return await reader.read(1 << 20)
         finally:
             writer.close()
-        return status.split(b" ", 2)[1:2] != [] and status.split(b" ", 2)[1].startswith(b"2")
 
     async def probe() -> bool:
         try:
-            return await asyncio.wait_for(ask(), 2.0)
+            head, _, body = (await asyncio.wait_for(ask(), 2.0)).partition(b"\r\n\r\n")
         except (OSError, TimeoutError):
             return False
+        return re.match(rb"HTTP/1\.\d 2\d\d\b", head) is not None and holds in body
 
     return probe

@@ -47,7 +47,7 @@ _EMULATOR = "+S 2:2 +SDio 2 +A 2 +sbwt none +sbwtdcpu none +sbwtdio none +stbt u
 
 
 def url(state: Path, *, port: int) -> str:
-    """The administrator's URL; valid once ``prepare`` has run for this state."""
+    """The administrator's URL."""
     return f"amqp://{USER}:{_password(state)}@{_HOST}:{port}/"
 
 
@@ -58,8 +58,6 @@ async def prepare(state: Path, *, tools: Path, port: int) -> Process:
     """
     root = await install(tools)
     folder = _folder(state)
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
     settings = _SETTINGS.format(host=_HOST, port=port, user=USER, password=_password(state))
     (folder / "rabbitmq.conf").write_text(settings)
     (folder / "enabled_plugins").write_text("[].\n")
@@ -109,6 +107,7 @@ def _folder(state: Path) -> Path:
 def _password(state: Path) -> str:
     path = _folder(state) / "password"
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(24))
     return path.read_text()

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from deploy.local import postgres, rabbitmq
+from deploy.local import postgres, rabbitmq, seaweedfs
 from deploy.local.ports import free_port
 from deploy.local.process import MissingPart, NotReady, Process, StepFailed, start, stop, wait_ready, working_in
 
@@ -56,11 +56,19 @@ async def servers(given: Mapping[str, str] = os.environ, *, state: Path = STATE)
             await run_server(_killed_at_the_end(process))
             return {"TEST_RABBITMQ_URL": rabbitmq.url(folder, port=port)}
 
+        async def storage() -> dict[str, str]:
+            port = free_port()
+            await run_server(_killed_at_the_end(await seaweedfs.prepare(folder, port=port)))
+            told = seaweedfs.client_env(folder, port=port)
+            return {name: told[name.removeprefix("TEST_")] for name in _NAMES if name.startswith("TEST_S3_")}
+
         def wanted() -> Iterator[Callable[[], Awaitable[dict[str, str]]]]:
             if "TEST_DATABASE_URL" not in env:
                 yield database
             if "TEST_RABBITMQ_URL" not in env:
                 yield broker
+            if "TEST_S3_ENDPOINT" not in env:
+                yield storage
 
         env = _given(given)
         tasks = [asyncio.ensure_future(begin()) for begin in wanted()]
@@ -130,6 +138,7 @@ def _remove(folder: Path) -> None:
     for pid in working_in(folder):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+    seaweedfs.forget_sockets(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
