@@ -1,0 +1,163 @@
+"""Lists in pages: keyset cursors, so that page 1000 costs what page 1 costs and nothing is shown twice.
+
+A repository names the order once and applies it; the router sets the ``Link``::
+
+    BY_START = Keyset(Event.starts_at, Event.id)
+
+    rows = (await session.scalars(BY_START.apply(select(Event), page))).all()
+    rows, next_cursor = BY_START.cut(rows, page)
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Generic, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+from fastapi import Depends, Query, Request, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import BigInteger, ColumnElement, Select, SmallInteger, literal, tuple_
+from sqlalchemy.orm import InstrumentedAttribute
+
+from shared.problems import Problem
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 200
+MAX_CURSOR_SIZE = 4000  # room for a sort key of 700 characters of any script, below every limit on addresses
+
+_VERSION = 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+T = TypeVar("T")
+Row = TypeVar("Row")
+Statement = TypeVar("Statement", bound="Select[*tuple[Any, ...]]")
+Value = str | int | UUID | datetime
+
+
+class Page(BaseModel, Generic[T]):
+    items: list[T]
+    next_cursor: str | None = Field(
+        default=None, description="Ask for the next page with `?cursor=`; null on the last page. Also in `Link`."
+    )
+
+
+class InvalidCursor(Problem):
+    status = 422
+    code = "invalid-cursor"
+    title = "The cursor is not one of this list"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This cursor was not made by this list in this order. Start again without `cursor`.",
+            field="query.cursor",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    limit: int = DEFAULT_LIMIT
+    cursor: str | None = None
+
+
+def _page_request(
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many items at most.")] = DEFAULT_LIMIT,
+    cursor: Annotated[
+        str | None, Query(max_length=MAX_CURSOR_SIZE, description="`next_cursor` of the page before this one.")
+    ] = None,
+) -> PageRequest:
+    return PageRequest(limit, cursor)
+
+
+PageDep = Annotated[PageRequest, Depends(_page_request)]
+
+
+class Keyset:
+    """The order of a list: its columns, the last of them unique, all rising or all falling.
+
+    Rows must have the columns as attributes of the same names. Columns that may be NULL are refused with a
+    ``ValueError``: a row without a value is neither before nor after a cursor and would never be shown.
+    """
+
+    def __init__(self, *columns: InstrumentedAttribute[Any] | ColumnElement[Any], descending: bool = False) -> None:
+        if not columns or any(getattr(column, "nullable", False) for column in columns):
+            raise ValueError("The order of a list needs columns, none of which may be NULL.")
+        self._columns = columns
+        self._descending = descending
+        order = ",".join(str(column.key) for column in columns) + ("-" if descending else "+")
+        self._order = zlib.crc32(order.encode())
+
+    def apply(self, statement: Statement, page: PageRequest) -> Statement:
+        """Orders, starts after the cursor, and takes one row more than the page holds, for ``cut``.
+
+        Raises ``InvalidCursor``.
+        """
+        if page.cursor is not None:
+            values = self._read(page.cursor)
+            at = tuple_(*(literal(value, column.type) for value, column in zip(values, self._columns, strict=True)))
+            here = tuple_(*self._columns)
+            statement = statement.where(here < at if self._descending else here > at)
+        order = (column.desc() if self._descending else column.asc() for column in self._columns)
+        return statement.order_by(*order).limit(page.limit + 1)
+
+    def cut(self, rows: Sequence[Row], page: PageRequest) -> tuple[Sequence[Row], str | None]:
+        """The page's rows without the extra one, and the cursor of the next page if there is one."""
+        if len(rows) <= page.limit:
+            return rows, None
+        last = rows[page.limit - 1]
+        return rows[: page.limit], self._write([getattr(last, str(column.key)) for column in self._columns])
+
+    def _write(self, values: Sequence[Any]) -> str:
+        content = json.dumps(
+            [_VERSION, self._order, *map(_packed, values)], separators=(",", ":"), ensure_ascii=False
+        )
+        return base64.urlsafe_b64encode(content.encode()).rstrip(b"=").decode()
+
+    def _read(self, cursor: str) -> list[Value]:
+        try:
+            padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+            version, order, *packed = json.loads(base64.b64decode(padded, b"-_", validate=True))
+            if (version, order) != (_VERSION, self._order):
+                raise ValueError("another version, list or order")
+            return [_unpacked(value, column) for value, column in zip(packed, self._columns, strict=True)]
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise InvalidCursor from error
+
+
+def _packed(value: object) -> str | int:
+    match value:
+        case datetime() if value.tzinfo is not None:
+            return (value - _EPOCH) // _MICROSECOND
+        case UUID():
+            return str(value)
+        case str() | int() if not isinstance(value, bool):
+            return value
+    raise ValueError(f"A cursor can't hold {value!r}: text, integers, UUIDs and times with a zone are known.")
+
+
+def _unpacked(value: object, column: InstrumentedAttribute[Any] | ColumnElement[Any]) -> Value:
+    """Refuses what the database would choke on: callers may write cursors of their own."""
+    kind = column.type.python_type
+    if kind is UUID and isinstance(value, str):
+        return UUID(value)
+    if kind is datetime and type(value) is int:
+        return _EPOCH + value * _MICROSECOND
+    if kind is int and type(value) is int:
+        bits = 63 if isinstance(column.type, BigInteger) else 15 if isinstance(column.type, SmallInteger) else 31
+        if -(1 << bits) <= value < 1 << bits:
+            return value
+    if kind is str and isinstance(value, str) and "\0" not in value:
+        value.encode()  # lone surrogates raise
+        return value
+    raise ValueError("not a value of this column")
+
+
+def set_next_link(request: Request, response: Response, next_cursor: str | None) -> None:
+    """``Link: <…>; rel="next"`` as a relative reference, because only the gateway knows the public host."""
+    if next_cursor is not None:
+        query = request.url.include_query_params(cursor=next_cursor).query
+        response.headers["Link"] = f'<{quote(request.scope["path"])}?{query}>; rel="next"'

@@ -1,0 +1,277 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI, Request, Response
+from pydantic import BaseModel
+from sqlalchemy import Column, Integer, Table, Text, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.schema import CreateSchema
+
+from shared.database import SessionDep, connection_settings, new_metadata, new_sessions
+from shared.idempotency import (
+    IDEMPOTENCY_KEYS,
+    OnceDep,
+    forget_expired_keys,
+    idempotency_table,
+    json_answer,
+)
+from shared.problems import Conflict, add_problem_handlers
+from shared.settings import Settings
+from shared.testing import Databases
+from shared.tokens import Principal
+
+METADATA = new_metadata()
+idempotency_table(METADATA)
+DONE = Table("done", METADATA, Column("id", Integer, primary_key=True), Column("name", Text, nullable=False))
+
+
+class DoneOut(BaseModel):
+    id: int
+    name: str
+
+
+class DoneIn(BaseModel):
+    name: str
+    fails_as: str = ""
+
+
+@dataclass
+class World:
+    """One service with one creation route, and who asks it."""
+
+    engine: AsyncEngine
+    client: httpx.AsyncClient
+    principal: Principal = field(default_factory=lambda: Principal("user:1", "acme", frozenset()))
+    statements: list[str] = field(default_factory=list)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def create(self, key: str | None = "k-1", path: str = "/v1/done", **body: str) -> httpx.Response:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return await self.client.post(path, json={"name": "a", **body}, headers=headers)
+
+    async def count(self, table: Table = DONE) -> int:
+        async with self.engine.connect() as connection:
+            return (await connection.scalar(select(func.count()).select_from(table))) or 0
+
+
+@pytest.fixture(scope="module")
+async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
+    settings = Settings(service="once", database_lock_timeout=0.3)
+    engine = create_async_engine(
+        await databases.empty("once"),
+        pool_size=8,
+        connect_args={"server_settings": connection_settings(settings, "test")},
+    )
+    async with engine.begin() as connection:
+        await connection.execute(CreateSchema("once"))
+        await connection.run_sync(METADATA.create_all)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def world(engine: AsyncEngine) -> AsyncIterator[World]:
+    app = FastAPI()
+    add_problem_handlers(app)
+    app.state.sessions = new_sessions(engine)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        world = World(engine, client)
+        world.may_go_on.set()
+
+        async def principal() -> Principal:
+            return world.principal
+
+        @app.post("/v1/done", status_code=201, response_model=DoneOut)
+        @app.post("/v1/{place}/done", status_code=201, response_model=DoneOut)
+        async def create(
+            body: DoneIn, who: Annotated[Principal, Depends(principal)], session: SessionDep, once: OnceDep
+        ) -> Response:
+            async def work() -> Response:
+                world.started.set()
+                await world.may_go_on.wait()
+                made = (
+                    await session.execute(DONE.insert().values(name=body.name).returning(DONE.c.id))
+                ).scalar_one()
+                if body.fails_as == "problem":
+                    raise Conflict("Not now.")
+                if body.fails_as == "crash":
+                    raise RuntimeError("crash")
+                if body.fails_as == "answer":
+                    return Response(status_code=202 + 200)
+                return json_answer(
+                    DoneOut(id=made, name=body.name), status=201, headers={"Location": f"/v1/done/{made}"}
+                )
+
+            return await once.run(who, work)
+
+        @app.post("/v1/upload", status_code=204)
+        async def upload(
+            request: Request, who: Annotated[Principal, Depends(principal)], session: SessionDep, once: OnceDep
+        ) -> Response:
+            content = b"".join([chunk async for chunk in request.stream()])
+
+            async def work() -> Response:
+                await session.execute(DONE.insert().values(name="upload"))
+                return Response(status_code=204)
+
+            return await once.run(who, work, fingerprint=content)
+
+        yield world
+    async with engine.begin() as connection:
+        await connection.execute(DONE.delete())
+        await connection.execute(IDEMPOTENCY_KEYS.delete())
+
+
+async def test_the_same_request_twice_is_done_once_and_answered_alike(world: World) -> None:
+    first, second = await world.create(), await world.create()
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.content == second.content
+    assert first.headers["Location"] == second.headers["Location"] == f"/v1/done/{first.json()['id']}"
+    assert second.headers["Content-Type"] == "application/json"
+    assert second.headers["Content-Length"] == str(len(second.content))
+    assert "Idempotent-Replayed" not in first.headers
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert await world.count() == 1
+
+
+async def test_without_a_key_nothing_is_looked_up(world: World) -> None:
+    assert (await world.create(None)).status_code == 201
+    assert (await world.create(None)).status_code == 201
+    assert await world.count() == 2
+    assert await world.count(IDEMPOTENCY_KEYS) == 0
+
+
+async def test_quotes_around_the_key_make_no_difference(world: World) -> None:
+    await world.create("8e03978e-40d5")
+    assert (await world.create('"8e03978e-40d5"')).headers["Idempotent-Replayed"] == "true"
+    await world.create('"a\\"b\\\\"')
+    assert await world.count() == 2
+
+
+@pytest.mark.parametrize("key", ["", " ", '""', '"', '"a', '"a"b"', '"a\\b"', "k" * 256, "\u00e4", "a\tb"])
+async def test_a_key_that_is_none_is_refused(world: World, key: str) -> None:
+    answer = await world.client.post(
+        "/v1/done", json={"name": "a"}, headers={b"Idempotency-Key": key.encode("utf-8")}
+    )
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "idempotency-key-invalid"
+    assert await world.count() == 0
+
+
+async def test_the_longest_key_subject_and_path_fit(world: World) -> None:
+    world.principal = Principal("\U0001f600" * 255, "\U0001f600" * 200, frozenset())
+    for path in ("/v1/done", f"/v1/{'p' * 280}/done", f"/v1/{'ü' * 2000}/done"):
+        assert (await world.create("k" * 255, path)).status_code == 201
+        assert (await world.create("k" * 255, path)).headers["Idempotent-Replayed"] == "true"
+    assert await world.count() == 3
+
+
+async def test_a_key_that_came_with_another_request_is_refused(world: World) -> None:
+    await world.create()
+    for answer in (await world.create(name="b"), await world.create(path="/v1/done?x=1")):
+        assert answer.status_code == 422
+        assert answer.json()["code"] == "idempotency-key-reused"
+    assert await world.count() == 1
+
+
+async def test_a_key_belongs_to_organizer_subject_and_path(world: World) -> None:
+    first = world.principal
+    for principal in (
+        first,
+        replace(first, org="other"),
+        replace(first, org=None),
+        replace(first, subject="user:2"),
+    ):
+        world.principal = principal
+        assert "Idempotent-Replayed" not in (await world.create()).headers
+    await world.create(path="/v1/elsewhere/done")
+    assert await world.count() == 5
+
+
+async def test_many_at_once_are_done_once(world: World) -> None:
+    answers = await asyncio.gather(*(world.create() for _ in range(30)))
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    made = [answer for answer in answers if answer.status_code == 201]
+    assert len({answer.content for answer in made}) == 1
+    assert sum("Idempotent-Replayed" not in answer.headers for answer in made) == 1
+    assert await world.count() == 1
+
+
+async def test_a_request_waits_for_the_first_one_and_then_is_told_to_come_back(world: World) -> None:
+    world.may_go_on.clear()
+    first = asyncio.create_task(world.create())
+    await world.started.wait()
+    answer = await world.create()
+    assert answer.status_code == 409
+    assert answer.json()["code"] == "idempotency-in-progress"
+    assert answer.headers["Retry-After"] == "2"
+    world.may_go_on.set()
+    assert (await first).status_code == 201
+    assert (await world.create()).headers["Idempotent-Replayed"] == "true"
+    assert await world.count() == 1
+
+
+@pytest.mark.parametrize(("fails_as", "status"), [("problem", 409), ("crash", 500)])
+async def test_what_fails_leaves_no_key_behind(world: World, fails_as: str, status: int) -> None:
+    assert (await world.create(fails_as=fails_as)).status_code == status
+    assert await world.count(IDEMPOTENCY_KEYS) == 0
+    assert (await world.create()).status_code == 201
+    assert await world.count() == 1
+
+
+async def test_an_answer_that_is_no_success_is_not_kept(world: World) -> None:
+    assert (await world.create(fails_as="answer")).status_code == 402
+    assert await world.count(IDEMPOTENCY_KEYS) == 0
+
+
+async def test_an_expired_key_is_a_new_one(world: World) -> None:
+    await world.create(name="old")
+    async with world.engine.begin() as connection:
+        lifetime = IDEMPOTENCY_KEYS.c.expires_at - IDEMPOTENCY_KEYS.c.created_at
+        assert await connection.scalar(select(lifetime >= text("interval '23:59:59'"))) is True
+        await connection.execute(update(IDEMPOTENCY_KEYS).values(expires_at=func.clock_timestamp()))
+    answer = await world.create(name="new")
+    assert answer.status_code == 201
+    assert answer.json()["name"] == "new"
+    assert (await world.create(name="new")).headers["Idempotent-Replayed"] == "true"
+    assert await world.count() == 2
+
+
+async def test_expired_keys_are_swept_and_living_ones_kept(world: World) -> None:
+    for number in range(5):
+        await world.create(f"k-{number}")
+    async with world.engine.begin() as connection:
+        old = IDEMPOTENCY_KEYS.c.key.in_(["k-0", "k-1", "k-2"])
+        await connection.execute(update(IDEMPOTENCY_KEYS).where(old).values(expires_at=func.clock_timestamp()))
+    async with new_sessions(world.engine).begin() as session:
+        assert await forget_expired_keys(session, at_most=2) == 2
+        assert await forget_expired_keys(session, at_most=2) == 1
+        assert await forget_expired_keys(session, at_most=2) == 0
+    assert await world.count(IDEMPOTENCY_KEYS) == 2
+
+
+async def test_a_streamed_body_is_told_apart_by_its_fingerprint(world: World) -> None:
+    async def send(content: bytes) -> httpx.Response:
+        return await world.client.post("/v1/upload", content=content, headers={"Idempotency-Key": "k"})
+
+    assert (await send(b"a")).status_code == 204
+    again = await send(b"a")
+    assert (again.status_code, again.content) == (204, b"")
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert (await send(b"b")).json()["code"] == "idempotency-key-reused"
+    assert await world.count() == 1
+
+
+async def test_the_header_is_in_the_openapi_document(world: World) -> None:
+    document = json.loads((await world.client.get("/openapi.json")).content)
+    parameters = document["paths"]["/v1/done"]["post"]["parameters"]
+    assert [(parameter["name"].lower(), parameter["required"]) for parameter in parameters] == [
+        ("idempotency-key", False)
+    ]
