@@ -1,0 +1,64 @@
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import DeclarativeBase
+
+from shared.database import COLUMN_TYPES, Sessions, new_engine, new_metadata, new_sessions
+from shared.ids import new_id
+from shared.jobs import JobColumns
+from shared.messaging.outbox import Bell, messaging_tables
+from shared.settings import Settings
+from shared.testing import Databases, server
+
+
+class Base(DeclarativeBase):
+    metadata = new_metadata()
+    type_annotation_map = COLUMN_TYPES
+
+
+class PaintJob(Base, JobColumns):
+    """A job of no service, to test what all jobs have in common."""
+
+    __tablename__ = "paint_jobs"
+
+
+messaging_tables(Base.metadata)
+
+
+@pytest.fixture
+async def settings(databases: Databases) -> Settings:
+    """Settings of a service that exists for one test: a database and queues of its own."""
+    name = f"probe_{new_id().hex[-12:]}"
+    return Settings(
+        service=name,
+        database_url=SecretStr(await databases.empty("shared")),
+        rabbitmq_url=SecretStr(server("TEST_RABBITMQ_URL")),
+    )
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    engine = new_engine(settings, "test")
+    async with engine.begin() as connection:
+        await connection.execute(text(f"CREATE SCHEMA {settings.service}"))
+        await connection.run_sync(Base.metadata.create_all)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def bell(engine: AsyncEngine, settings: Settings) -> Bell:
+    return Bell(engine, settings.service)
+
+
+@pytest.fixture
+def sessions(engine: AsyncEngine, bell: Bell) -> Sessions:
+    return new_sessions(engine, bell)
+
+
+@pytest.fixture
+def job_class() -> type[PaintJob]:
+    return PaintJob

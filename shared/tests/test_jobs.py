@@ -1,0 +1,164 @@
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import aio_pika
+import pytest
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared import jobs
+from shared.database import Sessions
+from shared.jobs import JobColumns, Run, claim, declare_job_queue, enqueue, sweep
+from shared.messaging.outbox import OUTBOX
+from shared.messaging.relay import Relay
+from shared.problems import Invalid
+from shared.settings import Settings
+
+ACTOR = "probe.paint"
+
+
+async def enqueued(sessions: Sessions, job_class: type[JobColumns], queue: str = "probe.jobs") -> UUID:
+    async with sessions.begin() as session:
+        job = job_class()
+        await enqueue(session, job, actor=ACTOR, queue=queue)
+    return job.id
+
+
+async def read(sessions: Sessions, job_class: type[JobColumns], job_id: UUID) -> Any:
+    async with sessions() as session:
+        return await session.get_one(job_class, job_id)
+
+
+async def lose_the_lease(sessions: Sessions, job_class: type[JobColumns], job_id: UUID) -> None:
+    """What the clock does to a job whose worker was killed."""
+    past = func.clock_timestamp() - timedelta(minutes=10)
+    async with sessions.begin() as session:
+        await session.execute(
+            update(job_class).where(job_class.id == job_id).values(lease_until=past, hinted_at=past)
+        )
+
+
+async def hints(sessions: Sessions) -> int:
+    async with sessions() as session:
+        return await session.scalar(select(func.count()).select_from(OUTBOX).where(OUTBOX.c.kind == "job")) or 0
+
+
+async def test_a_job_and_its_hint_are_committed_together(
+    engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
+) -> None:
+    async with sessions() as session:
+        await enqueue(session, job_class(), actor=ACTOR, queue="probe.jobs")
+        await session.rollback()
+    assert await hints(sessions) == 0
+    await enqueued(sessions, job_class)
+    assert await hints(sessions) == 1
+
+
+async def test_of_two_starts_of_one_job_only_one_gets_it(
+    engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
+) -> None:
+    job_id = await enqueued(sessions, job_class)
+    async with claim(sessions, job_class, job_id) as first, claim(sessions, job_class, job_id) as second:
+        assert first is not None
+        assert second is None
+        async with sessions.begin() as session:
+            await first.finish(session)
+    async with claim(sessions, job_class, job_id) as third:
+        assert third is None
+    job = await read(sessions, job_class, job_id)
+    assert (job.state, job.attempts) == ("done", 1)
+    assert job.finished_at is not None
+
+
+async def test_an_attempt_is_counted_before_its_work_begins(
+    engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
+) -> None:
+    job_id = await enqueued(sessions, job_class)
+    async with claim(sessions, job_class, job_id) as run:
+        assert run is not None
+        assert (await read(sessions, job_class, job_id)).attempts == 1
+
+
+async def test_an_attempt_that_lost_its_lease_can_not_write_any_more(
+    engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
+) -> None:
+    job_id = await enqueued(sessions, job_class)
+    async with claim(sessions, job_class, job_id) as slow:
+        assert slow is not None
+        await lose_the_lease(sessions, job_class, job_id)
+        async with claim(sessions, job_class, job_id) as quick:
+            assert quick is not None
+            await quick.progress("painting", 1, 2)
+            with pytest.raises(jobs.JobLost):
+                await slow.progress("painting", 2, 2)
+            async with sessions.begin() as session:
+                await quick.finish(session)
+    job = await read(sessions, job_class, job_id)
+    assert (job.state, job.done, job.attempts) == ("done", 1, 2)
+
+
+async def test_a_refusal_fails_the_job_with_its_problem_document(
+    engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
+) -> None:
+    job_id = await enqueued(sessions, job_class)
+    async with claim(sessions, job_class, job_id):
+        raise Invalid("The wall is wet.", field="wall")
+    job = await read(sessions, job_class, job_id)
+    assert job.state == "failed"
+    assert job.error["errors"] == [{"field": "wall", "message": "The wall is wet."}]
+
+
+async def test_the_sweep_sends_a_hint_for_a_job_that_a_dead_worker_left_behind(
+    engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
+) -> None:
+    job_id = await enqueued(sessions, job_class)
+    async with claim(sessions, job_class, job_id):
+        await lose_the_lease(sessions, job_class, job_id)
+        await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+        assert await hints(sessions) == 2
+        await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+        assert await hints(sessions) == 2, "a second sweep right after must not send one more"
+
+
+async def test_a_job_that_kills_every_worker_ends_as_failed(
+    engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
+) -> None:
+    job_id = await enqueued(sessions, job_class)
+    for _ in range(jobs.MAX_ATTEMPTS):
+        async with claim(sessions, job_class, job_id) as run:
+            assert isinstance(run, Run)  # and the process dies here, without a word
+        await lose_the_lease(sessions, job_class, job_id)
+    async with claim(sessions, job_class, job_id) as run:
+        assert run is None
+    await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+    job = await read(sessions, job_class, job_id)
+    assert (job.state, job.error["code"]) == ("failed", "job-given-up")
+
+
+async def test_the_hint_reaches_the_queue_that_dramatiq_reads_and_makes_it_when_it_is_missing(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
+) -> None:
+    queue_name = f"{settings.service}.jobs"
+    job_id = await enqueued(sessions, job_class, queue=queue_name)
+    relay = Relay(settings, engine, declare_job_queue=lambda name: declare_job_queue(settings, name))
+    stopping = asyncio.Event()
+    task = asyncio.create_task(relay.run(stopping))
+    connection = await aio_pika.connect(settings.rabbitmq_url.get_secret_value())
+    async with connection, asyncio.timeout(20):
+        message = None
+        while message is None:
+            channel = await connection.channel()
+            try:
+                queue = await channel.get_queue(queue_name)
+                message = await queue.get(no_ack=True, fail=False)
+            except aio_pika.exceptions.ChannelNotFoundEntity:
+                await asyncio.sleep(0.05)
+        body = json.loads(message.body)
+        stopping.set()
+        await task
+        for suffix in ("", ".DQ", ".XQ"):
+            await (await connection.channel()).queue_delete(queue_name + suffix)
+    assert (body["actor_name"], body["args"], body["queue_name"]) == (ACTOR, [str(job_id)], queue_name)
