@@ -56,9 +56,14 @@ class StorageSettings(BaseSettings):
     storage_place: Literal["local", "s3", "gs"] = "local"
     storage_folder: Path = Path(".state/storage")
     storage_signing_key: SecretStr = Field(
-        default=SecretStr(""), description="Signs download links of the `local` place; one for all replicas."
+        default=SecretStr(""),
+        description="Signs download links of the `local` place; the same for all replicas. Several, separated by "
+        "commas: the first signs, all verify.",
     )
     s3_endpoint: str | None = None
+    s3_public_endpoint: str | None = Field(
+        default=None, description="Where users reach the S3 place, for links, when that is not `s3_endpoint`."
+    )
     s3_region: str = "us-east-1"
     s3_bucket: str = "rostrum"
     s3_access_key_id: str | None = None

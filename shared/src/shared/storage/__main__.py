@@ -1,0 +1,17 @@
+"""``python -m shared.storage`` makes the folder or bucket of the settings, as a set-up step before the services."""
+
+import asyncio
+
+from shared.logs import configure_logs
+from shared.settings import StorageSettings
+from shared.storage import open_storage
+
+
+async def prepare() -> None:
+    async with open_storage(StorageSettings()) as storage:
+        await storage.prepare()
+
+
+if __name__ == "__main__":
+    configure_logs(service="storage", role="prepare")
+    asyncio.run(prepare())
