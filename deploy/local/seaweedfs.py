@@ -6,9 +6,6 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
-
 from deploy.local.ports import free_port
 from deploy.local.process import Process, Ready, http_ready, tool
 
@@ -107,6 +104,10 @@ _OPTIONS: Mapping[str, str] = {
 
 async def create_bucket(env: Mapping[str, str]) -> None:
     """Create the bucket that ``client_env`` names, unless it is there."""
+    # The client takes seconds to load, and only this needs it.
+    from aiobotocore.config import AioConfig  # noqa: PLC0415
+    from aiobotocore.session import get_session  # noqa: PLC0415
+
     session = get_session()
     config = AioConfig(signature_version="s3v4", s3={"addressing_style": "path"})
     async with session.create_client(

@@ -1,0 +1,338 @@
+"""The real gateway with the real configuration, in front of upstreams that tell what reached them."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local import traefik
+from deploy.local.cluster import SERVICES
+from deploy.local.ports import free_port
+from deploy.local.process import start, stop, wait_ready
+from deploy.local.running import ROOT
+
+KIBIBYTE = 1 << 10
+MEBIBYTE = 1 << 20
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Upstream:
+    """A service that answers every request with what it got, and can be told to take its time."""
+
+    name: str
+    received: int = 0
+    targets: list[str] = field(default_factory=list)
+    body_begun: asyncio.Event = field(default_factory=asyncio.Event)
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                await self._answer(reader, writer)
+        writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+        target = request.split(" ")[1]
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        self.targets.append(target)
+        left = int(headers.get("content-length", 0))
+        while left:
+            data = await reader.read(min(left, 64 * KIBIBYTE))
+            if not data:
+                raise asyncio.IncompleteReadError(b"", left)
+            left -= len(data)
+            self.received += len(data)
+            self.body_begun.set()
+        if target.endswith("/progress"):
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            writer.write(b"9\r\ndata: 1\n\n\r\n")
+            await writer.drain()
+            await self.may_end.wait()
+            writer.write(b"0\r\n\r\n")
+        else:
+            body = json.dumps({"service": self.name, "target": target, "headers": headers}).encode()
+            head = f"HTTP/1.1 200 OK\r\nServer: fake\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+        await writer.drain()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def reached(self) -> dict[str, Any]:
+        assert self.status == 200, (self.status, self.body)
+        told: dict[str, Any] = json.loads(self.body)
+        return told
+
+
+@dataclass
+class Gateway:
+    port: int
+    upstreams: dict[str, Upstream]
+
+    async def ask(
+        self,
+        target: str,
+        *,
+        method: str = "GET",
+        headers: tuple[str, ...] = (),
+        body: bytes = b"",
+        chunked: bool = False,
+    ) -> Answer:
+        """Sends the target as it stands: no client's library tidies it up."""
+        reader, writer = await asyncio.open_connection(HOST, self.port)
+        length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+        head = (f"{method} {target} HTTP/1.1", "Host: gateway", "Connection: close", length, *headers, "", "")
+        if chunked:
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        writer.write("\r\n".join(head).encode() + body)
+        with contextlib.suppress(OSError):  # refused before the body was read
+            await writer.drain()
+        answer = await _read_answer(reader)
+        writer.close()
+        return answer
+
+    def targets(self) -> list[str]:
+        return [target for upstream in self.upstreams.values() for target in upstream.targets]
+
+
+async def _read_answer(reader: asyncio.StreamReader) -> Answer:
+    status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    body = await reader.read() if headers.get("content-length") is None else b""
+    if "content-length" in headers:
+        body = await reader.readexactly(int(headers["content-length"]))
+    return Answer(int(status.split(" ")[1]), headers, body)
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(state: Path, env: dict[str, str]) -> AsyncIterator[Gateway]:
+    upstreams = {name: Upstream(name) for name in SERVICES}
+    servers = {name: await asyncio.start_server(each.serve, HOST, 0) for name, each in upstreams.items()}
+    urls = {
+        f"{name.upper()}_URL": f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+        for name, server in servers.items()
+    }
+    port = free_port()
+    process = await traefik.prepare(
+        state, port=port, dynamic=ROOT / "deploy" / "gateway" / "dynamic.yml", env={**urls, **env}
+    )
+    child = await start(process, output=asyncio.subprocess.DEVNULL)
+    try:
+        await wait_ready(process, child)
+        yield Gateway(port, upstreams)
+    finally:
+        await stop(process, child)
+        for server in servers.values():
+            server.close()
+
+
+@pytest.fixture(scope="session")
+async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
+    async with running_gateway(tmp_path_factory.mktemp("gateway"), {}) as running:
+        yield running
+
+
+ID = "0191e1e4-7d56-7c3a-9d0f-1c2d3e4f5a6b"
+OF_EVENT = {
+    "events": [
+        "sessions", "speakers", "tracks", "microlocations", "sponsors", "session-types", "social-links",
+        "schedule", "conflicts", "versions", "calendar.ics", "schedule.xml", "schedule.xcs",
+        "ticketsale", "exportsomething",
+    ],
+    "tickets": [
+        "tickets", "availability", "holds", "orders", "attendees", "discount-codes", "access-codes", "check-ins",
+    ],
+    "exports": ["exports"],
+}  # fmt: skip
+ROUTES = [
+    *((f"/v1/events/{ID}/{part}", service) for service, parts in OF_EVENT.items() for part in parts),
+    *((f"/v1/events/{ID}/{part}/x/y", service) for service, parts in OF_EVENT.items() for part in parts),
+    ("/v1/events", "events"),
+    (f"/v1/events/{ID}", "events"),
+    ("/v1/events/tickets", "events"),
+    ("/v1/event-types", "events"),
+    ("/v1/event-topics", "events"),
+    ("/v1/timezones", "events"),
+    ("/v1/languages", "events"),
+    (f"/v1/tickets/{ID}", "tickets"),
+    (f"/v1/tickets/{ID}/position", "tickets"),
+    (f"/v1/holds/{ID}", "tickets"),
+    (f"/v1/orders/{ID}", "tickets"),
+    ("/v1/images", "media"),
+    (f"/v1/images/{ID}/variants", "media"),
+    ("/v1/image-sizes", "media"),
+    (f"/v1/exports/{ID}", "exports"),
+    (f"/v1/exports/{ID}/download", "exports"),
+    ("/v1/imports", "exports"),
+    (f"/v1/imports/{ID}", "exports"),
+]
+
+
+@pytest.mark.parametrize(("path", "service"), ROUTES)
+async def test_each_path_reaches_its_service(gateway: Gateway, path: str, service: str) -> None:
+    for method in ("GET", "PATCH"):
+        reached = (await gateway.ask(f"{path}?limit=1", method=method)).reached
+        assert (reached["service"], reached["target"]) == (service, f"{path}?limit=1")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_the_documentation_finds_the_description_of_each_service(gateway: Gateway, service: str) -> None:
+    reached = (await gateway.ask(f"/docs/openapi/{service}.json")).reached
+    assert (reached["service"], reached["target"]) == (service, "/openapi.json")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/", "/docs/assets/viewer.js"])
+async def test_the_documentation_is_served_by_events(gateway: Gateway, path: str) -> None:
+    reached = (await gateway.ask(path)).reached
+    assert (reached["service"], reached["target"]) == ("events", path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/internal",
+        "/internal/events",
+        "/metrics",
+        "/healthz/live",
+        "/healthz/ready",
+        "/openapi.json",
+        "/v1",
+        "/v1/eventsx",
+        "/v1/ticketsx",
+        "/v2/events",
+        "/INTERNAL",
+        "//internal/x",
+        "/.//internal",
+        "/docs/../internal",
+        "/docs/openapi/../../metrics",
+        "/v1/events/../../internal/x",
+        f"/v1/events/{ID}/tickets/../../../../internal",
+        "/v1/events/%2e%2e/%2E%2E/internal",
+        "/v1/events/.%2e/..//internal",
+        "/%69nternal",
+        "http://gateway/internal",
+        "/docs/openapi/%2e%2e/%2e%2e/metrics",
+    ],
+)
+async def test_what_is_not_public_is_not_found(gateway: Gateway, target: str) -> None:
+    before = len(gateway.targets())
+    assert (await gateway.ask(target)).status == 404
+    assert len(gateway.targets()) == before
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/events/..%2f..%2finternal",
+        "/v1/events/..%2F..%2Finternal",
+        "/v1/events/%2e%2e%2f%2e%2e%2finternal",
+        f"/v1/events/{ID}%2Ftickets",
+        "/v1/events/..%5c..%5cinternal",
+        "/v1/events/..%3b/..%3b/internal",
+        "/v1/events/%252e%252e/%252e%252e/internal",
+        "/v1/events/%00",
+        "/docs/..%2finternal",
+    ],
+)
+async def test_encoded_delimiters_are_refused(gateway: Gateway, target: str) -> None:
+    before = len(gateway.targets())
+    assert (await gateway.ask(target)).status == 400
+    assert len(gateway.targets()) == before
+
+
+async def test_path_parameters_do_not_climb(gateway: Gateway) -> None:
+    # Only servers of another family resolve `..;`; ours takes it for a name, and so must see the whole path.
+    target = "/v1/events/x/..;/..;/..;/internal"
+    reached = (await gateway.ask(target)).reached
+    assert (reached["service"], reached["target"]) == ("events", target)
+
+
+async def test_a_service_gets_the_path_that_was_routed(gateway: Gateway) -> None:
+    reached = (await gateway.ask(f"/v1//events/./{ID}/sessions/../%74ickets")).reached
+    assert (reached["service"], reached["target"]) == ("tickets", f"/v1/events/{ID}/tickets")
+
+
+async def test_headers_that_claim_an_identity_are_dropped(gateway: Gateway) -> None:
+    claims = ("X-User-Id: 1", "x-forwarded-user: root", "X_User_Id: 1", "X.User.Id: 1", "X-Org: other")
+    reached = (await gateway.ask("/v1/events", headers=(*claims, "Authorization: Bearer t"))).reached
+    assert reached["headers"]["authorization"] == "Bearer t"
+    assert not {"x-user-id", "x-forwarded-user", "x_user_id", "x.user.id", "x-org"} & set(reached["headers"])
+
+
+async def test_a_client_can_not_choose_its_address(gateway: Gateway) -> None:
+    spoofed = ("X-Forwarded-For: 10.1.2.3", "X-Real-Ip: 10.1.2.3", "Connection: X-Forwarded-For")
+    headers = (await gateway.ask("/v1/events", headers=spoofed)).reached["headers"]
+    assert headers["x-forwarded-for"] == "127.0.0.1"
+    assert headers["x-real-ip"] == "127.0.0.1"
+
+
+async def test_answers_do_not_name_the_server(gateway: Gateway) -> None:
+    assert "server" not in (await gateway.ask("/v1/events")).headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/events", f"/v1/events/{ID}/tickets", f"/v1/orders/{ID}", f"/v1/events/{ID}/exports", "/v1/image-sizes"],
+)
+async def test_a_body_over_one_mebibyte_is_refused(gateway: Gateway, path: str) -> None:
+    assert (await gateway.ask(path, method="POST", body=bytes(MEBIBYTE))).status == 200
+    before = len(gateway.targets())
+    assert (await gateway.ask(path, method="POST", body=bytes(MEBIBYTE + 1))).status == 413
+    assert (await gateway.ask(path, method="PUT", body=bytes(MEBIBYTE + 1), chunked=True)).status == 413
+    assert len(gateway.targets()) == before
+
+
+@pytest.mark.parametrize(("path", "service"), [("/v1/images", "media"), ("/v1/imports", "exports")])
+async def test_uploads_stream_through(gateway: Gateway, path: str, service: str) -> None:
+    upstream = gateway.upstreams[service]
+    upstream.body_begun.clear()
+    before = upstream.received
+    size = 8 * MEBIBYTE
+    reader, writer = await asyncio.open_connection(HOST, gateway.port)
+    writer.write(f"POST {path} HTTP/1.1\r\nHost: gateway\r\nContent-Length: {size}\r\n\r\n".encode())
+    writer.write(bytes(MEBIBYTE))
+    await writer.drain()
+    await asyncio.wait_for(upstream.body_begun.wait(), 10)  # the service has bytes of a body that is not all sent
+    writer.write(bytes(size - MEBIBYTE))
+    await writer.drain()
+    assert (await _read_answer(reader)).status == 200
+    assert upstream.received == before + size
+    writer.close()
+
+
+async def test_progress_reaches_the_client_as_it_happens(gateway: Gateway) -> None:
+    reader, writer = await asyncio.open_connection(HOST, gateway.port)
+    writer.write(f"GET /v1/exports/{ID}/progress HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+    await asyncio.wait_for(reader.readuntil(b"data: 1"), 10)
+    gateway.upstreams["exports"].may_end.set()
+    await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
+    writer.close()
+
+
+async def test_a_client_that_asks_too_often_is_told_to_wait(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"RATE_LIMIT_AVERAGE": "1", "RATE_LIMIT_BURST": "3"}) as limited:
+        spoofed = [(f"X-Forwarded-For: 10.0.0.{number}",) for number in range(6)]
+        answers = [await limited.ask("/v1/events", headers=headers) for headers in spoofed]
+        assert [answer.status for answer in answers[:3]] == [200, 200, 200]
+        assert answers[-1].status == 429
+        assert int(answers[-1].headers["retry-after"]) >= 1
+
+
+async def test_the_rate_limit_can_be_lifted(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"RATE_LIMIT_AVERAGE": "0", "RATE_LIMIT_BURST": "1"}) as unlimited:
+        assert {(await unlimited.ask("/v1/events")).status for _ in range(20)} == {200}
