@@ -1,0 +1,75 @@
+"""What runs in a decoding child around the work itself: limits, and an end when the service ends.
+
+Imported by children: standard library only.
+"""
+
+import ctypes
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import connection
+from multiprocessing.context import ForkServerProcess
+from types import ModuleType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_PR_SET_PDEATHSIG = 1
+_MAX_FILE_SIZE = 64 << 20
+_MAX_OPEN_FILES = 64
+
+
+class DecodingProcess(ForkServerProcess):
+    """A child that does not import the program's main module again.
+
+    multiprocessing repeats that import in every child, for functions defined in it. Here it would load the whole
+    service into each of them (60 MB and seconds), so for the moment of starting, main is an empty module.
+    """
+
+    def start(self) -> None:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+def prepare(memory: int) -> None:
+    """Limits this process for its whole life: ``memory`` bytes of address space, small files, few of them.
+
+    The limits are against costly images. Against a decoder that is taken over the boundary is the container: a
+    process of the same user can always read what that user may.
+    """
+    # At once, also in the middle of a decoder's loop where Python's handlers do not run.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.setsid()  # a signal for the service's process group is not for work that it wants to finish first
+    # The fork server is the parent; if it is killed, nobody would know of this process any more.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_service, daemon=True).start()
+    os.environ.clear()  # credentials are not needed here
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_SIZE, _MAX_FILE_SIZE))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, _MAX_OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def run_within(cpu_seconds: int, function: Callable[..., T], args: tuple[Any, ...]) -> T:
+    """Runs the function; the kernel ends the process when it uses more processor time than that."""
+    # The kernel counts over the process's life, the limit is per image.
+    limit = math.ceil(time.process_time()) + cpu_seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+    return function(*args)
+
+
+def _end_with_service() -> None:
+    service = multiprocessing.parent_process()
+    if service is not None:
+        connection.wait([service.sentinel])
+    os._exit(1)
