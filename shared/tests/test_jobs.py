@@ -14,7 +14,7 @@ from shared.database import Sessions
 from shared.jobs import JobColumns, Run, claim, declare_job_queue, enqueue, sweep
 from shared.messaging.outbox import OUTBOX
 from shared.messaging.relay import Relay
-from shared.problems import Invalid
+from shared.problems import Invalid, Unavailable
 from shared.settings import Settings
 
 ACTOR = "probe.paint"
@@ -109,6 +109,21 @@ async def test_a_refusal_fails_the_job_with_its_problem_document(
     job = await read(sessions, job_class, job_id)
     assert job.state == "failed"
     assert job.error["errors"] == [{"field": "wall", "message": "The wall is wet."}]
+
+
+async def test_a_part_that_is_down_postpones_the_job_and_counts_no_attempt(
+    engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
+) -> None:
+    job_id = await enqueued(sessions, job_class)
+    for _ in range(jobs.MAX_ATTEMPTS + 1):
+        async with claim(sessions, job_class, job_id) as run:
+            assert run is not None
+            raise Unavailable("The paint shop is closed.")
+    job = await read(sessions, job_class, job_id)
+    assert (job.state, job.attempts, job.error) == ("queued", 0, None)
+    await lose_the_lease(sessions, job_class, job_id)
+    await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+    assert await hints(sessions) == 2
 
 
 async def test_the_sweep_sends_a_hint_for_a_job_that_a_dead_worker_left_behind(

@@ -5,6 +5,7 @@ be reached and while the process drains.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -70,19 +71,23 @@ class _GuestServer(uvicorn.Server):
 
 @asynccontextmanager
 async def serve_health(settings: Settings, checks: dict[str, Check]) -> AsyncIterator[None]:
-    """Serves the probes on ``settings.health_port`` inside the running loop until the block ends."""
+    """Serves the probes on ``settings.health_port`` inside the running loop until the block ends.
+
+    Raises ``OSError`` when the port is taken.
+    """
+    # Bound here, as uvicorn answers a taken port with SystemExit, which would end the loop in the midst of it all.
+    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+    listening = socket.create_server((settings.api_host, settings.health_port), family=family)
     server = _GuestServer(
         uvicorn.Config(
             Starlette(routes=health_routes(checks)),
-            host=settings.api_host,
-            port=settings.health_port,
             log_config=None,
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=1,
         )
     )
-    task = asyncio.create_task(server.serve())
+    task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield
     finally:

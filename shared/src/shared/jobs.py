@@ -22,7 +22,7 @@ from shared.database import Sessions
 from shared.ids import new_id
 from shared.logs import get_logger
 from shared.messaging import outbox
-from shared.problems import Problem
+from shared.problems import Problem, Unavailable
 from shared.settings import Settings
 
 log = get_logger(__name__)
@@ -120,8 +120,9 @@ class Run:
 async def claim(sessions: Sessions, model: type[JobColumns], job_id: UUID) -> AsyncIterator[Run | None]:
     """Takes the job's lease and counts the attempt, committed before the block begins; None when it isn't ours.
 
-    The lease is renewed while the block runs. A ``Problem`` out of the block fails the job with that document;
-    any other error leaves it to the sweep, which tries again until ``MAX_ATTEMPTS``.
+    The lease is renewed while the block runs. A ``Problem`` out of the block fails the job with that document.
+    ``Unavailable`` is no verdict on the work: the job is queued again and the attempt does not count. Any other
+    error leaves it to the sweep, which tries again until ``MAX_ATTEMPTS``.
     """
     lease_id = new_id()
     now = func.clock_timestamp()
@@ -154,6 +155,9 @@ async def claim(sessions: Sessions, model: type[JobColumns], job_id: UUID) -> As
         yield run
     except JobLost:
         log.warning("job.lost", job_id=str(job_id))
+    except Unavailable as problem:
+        log.warning("job.postponed", job_id=str(job_id), code=problem.code, detail=problem.detail)
+        await _queue_again(run, sessions, model)
     except Problem as problem:
         log.warning("job.failed", job_id=str(job_id), code=problem.code, detail=problem.detail)
         await _fail(run, sessions, problem.document())
@@ -179,6 +183,19 @@ async def _fail(run: Run, sessions: Sessions, document: dict[str, Any]) -> None:
         async with sessions.begin() as session:
             await run.guarded(
                 session, state=FAILED, error=document, finished_at=func.clock_timestamp(), lease_until=None
+            )
+
+
+async def _queue_again(run: Run, sessions: Sessions, model: type[JobColumns]) -> None:
+    """As if the hint had only now been sent: the sweep sends the next one after ``HINT_PATIENCE``."""
+    with suppress(JobLost):
+        async with sessions.begin() as session:
+            await run.guarded(
+                session,
+                state=QUEUED,
+                attempts=model.attempts - 1,
+                hinted_at=func.clock_timestamp(),
+                lease_until=None,
             )
 
 

@@ -1,14 +1,18 @@
 """The worker process of a service: dramatiq actors over one event loop, one engine and one set of resources.
 
 ``python -m <service>.worker`` runs dramatiq's own master with one worker process. A killed child ends the master
-with an error; the supervisor starts it again and the broker delivers what was not finished.
+with an error; the supervisor starts it again and the broker delivers what was not finished. The worker process
+serves the probes on ``health_port`` from the loop that the tasks run on: a loop that is stuck answers nothing.
 """
 
 import asyncio
+import ctypes
+import signal
+import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import dramatiq
@@ -17,23 +21,52 @@ from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.cli import main as run_dramatiq
 from dramatiq.cli import make_argument_parser
-from dramatiq.middleware import AsyncIO, Middleware, TimeLimit
+from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, TimeLimit
 from dramatiq.worker import Worker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from shared.database import Sessions, new_engine, new_sessions
+from shared.health import database_check, serve_health
 from shared.jobs import new_job_broker
 from shared.logs import configure_logs, get_logger
+from shared.messaging.outbox import Bell
 from shared.metrics import JOB_SECONDS
 from shared.settings import Settings
 from shared.tracing import continued_trace
 
 log = get_logger(__name__)
 
-R = TypeVar("R")
-
 JOB_TIME_LIMIT_MS = 15 * 60 * 1000
+
+_PR_SET_PDEATHSIG = 1
+
+
+class WorkerResources(Protocol):
+    """What every worker has; a service's own class adds a storage, clients, a pool."""
+
+    @property
+    def engine(self) -> AsyncEngine: ...
+
+
+R = TypeVar("R", bound=WorkerResources)
 
 Task = Callable[[R, UUID], Awaitable[None]]
 OpenResources = Callable[[], AbstractAsyncContextManager[R]]
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
+    """For a worker's resources: sessions whose commits wake the messenger."""
+    engine = new_engine(settings, "worker")
+    bell = Bell(engine, settings.service)
+    ringing = asyncio.create_task(bell.run())
+    try:
+        yield engine, new_sessions(engine, bell)
+    finally:
+        ringing.cancel()
+        with suppress(asyncio.CancelledError):
+            await ringing
+        await engine.dispose()
 
 
 class _Resources(Middleware, Generic[R]):
@@ -42,22 +75,51 @@ class _Resources(Middleware, Generic[R]):
     ``before_worker_boot`` and no later: dramatiq's threads consume while ``after_worker_boot`` still runs.
     """
 
-    def __init__(self, open_resources: OpenResources[R]) -> None:
+    def __init__(self, settings: Settings, open_resources: OpenResources[R], event_loop: AsyncIO) -> None:
+        self._settings = settings
         self._open = open_resources
-        self._stack: AsyncExitStack | None = None
+        self._event_loop = event_loop
+        self._stack = AsyncExitStack()
+        self._is_draining = False
         self.value: R | None = None
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: Worker) -> None:
-        _on_loop(self._enter())
+        _end_with_master()
+        try:
+            _on_loop(self._enter())
+        except Exception as error:
+            log.critical("worker.not_started", exc_info=error)
+            # The loop's thread would keep the process alive; and of all errors dramatiq heeds only this one.
+            self._event_loop.after_worker_shutdown(broker, worker)  # type: ignore[no-untyped-call]
+            raise MiddlewareError("The worker's resources could not be opened.") from error
+
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: Worker) -> None:
+        self._is_draining = True
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: Worker) -> None:
-        if self._stack is not None:
-            _on_loop(self._stack.aclose())
+        _on_loop(self._stack.aclose())
+        log.info("worker.stopped")
 
     async def _enter(self) -> None:
-        self._stack = AsyncExitStack()
-        self.value = await self._stack.enter_async_context(self._open())
+        async with AsyncExitStack() as stack:
+            self.value = await stack.enter_async_context(self._open())
+            checks = {"database": database_check(self.value.engine), "process": self._ready}
+            await stack.enter_async_context(serve_health(self._settings, checks))
+            self._stack = stack.pop_all()
         log.info("worker.started")
+
+    async def _ready(self) -> None:
+        if self._is_draining:
+            raise RuntimeError("draining")
+
+
+def _end_with_master() -> None:
+    """Asks the kernel for a SIGTERM when dramatiq's master is killed.
+
+    Left alone, this process would go on, without a supervisor, and hold the port of the probes.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _on_loop(awaitable: Awaitable[Any]) -> None:
@@ -77,8 +139,9 @@ def new_worker_broker(
         service=settings.service, role="worker", level=settings.log_level, as_json=settings.log_format == "json"
     )
     broker = new_job_broker(settings)
-    resources = _Resources(open_resources)
-    for middleware in (AsyncIO(), resources, TimeLimit(time_limit=JOB_TIME_LIMIT_MS)):
+    event_loop = AsyncIO()
+    resources = _Resources(settings, open_resources, event_loop)
+    for middleware in (event_loop, resources, TimeLimit(time_limit=JOB_TIME_LIMIT_MS)):
         broker.add_middleware(middleware)
     for name, task in tasks.items():
         as_actor = dramatiq.actor(broker=broker, actor_name=name, queue_name=queue)
