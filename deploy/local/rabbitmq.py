@@ -24,26 +24,26 @@ _HOST = "127.0.0.1"
 _WAY_OUT = "or set RABBITMQ_URL to a running server."
 
 # Raise it when `_unpack` changes what it leaves behind, so that older copies are not used.
-_LAYOUT = 1
+_LAYOUT = 2
 
+# As Erlang terms and not as `key = value`, for which the start would load and compile the schemas of all plugins.
 _SETTINGS = """\
-listeners.tcp.local = {host}:{port}
-default_user = {user}
-default_pass = {password}
-vm_memory_high_watermark.absolute = 512MB
-disk_free_limit.absolute = 200MB
-# Above the longest job, or its unacknowledged message would be given to a second worker.
-consumer_timeout = 7200000
-# The write-ahead log of quorum queues is mirrored in memory.
-raft.wal_max_size_bytes = 33554432
-collect_statistics_interval = 30000
-log.file = false
-log.console = true
-log.console.level = warning
+[{{rabbit, [
+   {{tcp_listeners, [{{"{host}", {port}}}]}},
+   {{default_user, <<"{user}">>}},
+   {{default_pass, <<"{password}">>}},
+   {{vm_memory_high_watermark, {{absolute, "512MB"}}}},
+   {{disk_free_limit, {{absolute, "200MB"}}}},
+   %% Longer than any job, or its unacknowledged message would be given to a second worker. Milliseconds.
+   {{consumer_timeout, 7200000}},
+   {{collect_statistics_interval, 30000}},
+   {{log, [{{file, [{{file, false}}]}}, {{console, [{{enabled, true}}, {{level, warning}}]}}]}}]}},
+ %% The write-ahead log of quorum queues is mirrored in memory.
+ {{ra, [{{wal_max_size_bytes, 33554432}}]}}].
 """
 
 # Idle schedulers sleep at once instead of spinning, and are not bound to a core that others use too.
-_EMULATOR = "+S 2:2 +SDio 2 +A 2 +sbwt none +sbwtdcpu none +sbwtdio none +stbt u"
+_EMULATOR = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none +stbt u"
 
 
 def url(state: Path, *, port: int) -> str:
@@ -59,7 +59,7 @@ async def prepare(state: Path, *, tools: Path, port: int) -> Process:
     root = await install(tools)
     folder = _folder(state)
     settings = _SETTINGS.format(host=_HOST, port=port, user=USER, password=_password(state))
-    (folder / "rabbitmq.conf").write_text(settings)
+    (folder / "rabbitmq.config").write_text(settings)
     (folder / "enabled_plugins").write_text("[].\n")
     erlang = root / "usr" / "lib" / "erlang"
     libraries = ":".join(str(path) for path in sorted((root / "usr" / "lib").glob("*-linux-gnu*")))
@@ -75,7 +75,7 @@ async def prepare(state: Path, *, tools: Path, port: int) -> Process:
         "ERL_EPMD_PORT": str(free_port()),
         "RABBITMQ_DIST_PORT": str(free_port()),
         "RABBITMQ_NODENAME": "rostrum@localhost",
-        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.config"),
         "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
         "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "schema"),
@@ -240,7 +240,17 @@ async def _unpack(packages: list[Path], root: Path) -> None:
         await run("dpkg", "--extract", str(package), str(root))
     for name in ("share", "sbin"):
         await asyncio.to_thread(shutil.rmtree, root / "usr" / name, ignore_errors=True)
+    await asyncio.to_thread(_drop_plugins, _server_script(root).parents[1] / "plugins")
     # Erlang's start scripts hold the place the package was built for; ours is told by the environment, so that
     # the checkout may move.
     for script in (root / "usr" / "lib" / "erlang").glob("**/bin/erl"):
         script.write_text(script.read_text().replace("ROOTDIR=/usr/lib/erlang", 'ROOTDIR="$ROSTRUM_ERLANG"'))
+
+
+def _drop_plugins(folder: Path) -> None:
+    """Remove the plugins that the server can do without: Erlang looks for each module in each of their folders."""
+    manifest = next(folder.glob("rabbit-*/ebin/rabbit.app")).read_text()
+    needed = set(re.findall(r"\brabbitmq_\w+", manifest))
+    for plugin in folder.glob("rabbitmq_*"):
+        if plugin.name.partition("-")[0] not in needed:
+            shutil.rmtree(plugin)
