@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.database import new_engine, new_sessions
@@ -18,7 +18,7 @@ from shared.ids import new_id
 from shared.logs import configure_logs, get_logger
 from shared.messaging.outbox import Bell
 from shared.metrics import HTTP_SECONDS
-from shared.problems import ProblemDocument, add_problem_handlers
+from shared.problems import MEDIA_TYPE, ProblemDocument, add_problem_handlers, body_too_large
 from shared.settings import Settings
 from shared.tokens import JwksSource, TokenVerifier
 from shared.tracing import continued_trace
@@ -77,16 +77,17 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        max_body_size=max_body_size or settings.max_body_size,
         responses=PROBLEM_RESPONSES,
     )
     app.state.settings = settings
     app.state.checks = {}
     add_problem_handlers(app)
     for router in routers:
-        app.include_router(router)
+        # On the routers and not on the app: there the refusal would go out round our middleware.
+        app.include_router(router, max_body_size=max_body_size or settings.max_body_size)
     app.include_router(docs_router())
     app.router.routes.extend(health_routes(app.state.checks))
+    app.add_middleware(SizeRefusals)
     app.add_middleware(RequestContext)
     return app
 
@@ -159,6 +160,29 @@ class RequestContext:
                     status=status,
                     ms=round(seconds * 1000, 1),
                 )
+
+
+class SizeRefusals:
+    """Puts a problem document in the place of the plain text with which Starlette refuses a body's size."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_replaced = False
+
+        async def send_problem(message: Message) -> None:
+            nonlocal is_replaced
+            if is_replaced:
+                return
+            is_413 = message["type"] == "http.response.start" and message["status"] == 413
+            if is_413 and Headers(raw=message["headers"]).get("content-type") != MEDIA_TYPE:
+                is_replaced = True
+                await body_too_large()(scope, receive, send)
+            else:
+                await send(message)
+
+        await self._app(scope, receive, send_problem)
 
 
 def _clean(request_id: str | None) -> str | None:

@@ -144,6 +144,15 @@ def _response(
     )
 
 
+def body_too_large() -> JSONResponse:
+    return _response(
+        TooLarge.status,
+        TooLarge.code,
+        TooLarge.title,
+        "The body is larger than this path takes. Send less at once.",
+    )
+
+
 _HTTP_CODES = {
     400: ("bad-request", "The request can't be read"),
     401: ("unauthenticated", "A valid token is needed"),

@@ -1,0 +1,165 @@
+"""What is the same in all services: commit before the answer, problem documents, ids, probes, limits."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import httpx
+import pytest
+from asgi_lifespan import LifespanManager
+from fastapi import APIRouter, Depends, FastAPI
+from pydantic import BaseModel, SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.app import create_app
+from shared.database import SessionDep
+from shared.problems import Conflict
+from shared.settings import Settings
+from shared.testing import TokenFactory
+from shared.tokens import PUBLIC, Principal
+
+PublicDep = Annotated[Principal | None, Depends(PUBLIC)]
+
+
+class Wall(BaseModel):
+    color: str
+
+
+def _router() -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/walls", status_code=201)
+    async def paint(wall: Wall, session: SessionDep, _: PublicDep) -> Wall:
+        await session.execute(text("INSERT INTO walls (color) VALUES (:color)"), {"color": wall.color})
+        if wall.color == "wet":
+            raise Conflict("The wall is wet. Wait an hour.", field="color", alternatives=["dry"])
+        if wall.color == "bug":
+            raise RuntimeError("secret of the database")
+        return wall
+
+    return router
+
+
+@pytest.fixture
+async def app(settings: Settings, engine: AsyncEngine, tokens: TokenFactory) -> AsyncIterator[FastAPI]:
+    async with engine.begin() as connection:
+        # The constraint is checked at the commit, so it is the commit that fails.
+        await connection.execute(
+            text("CREATE TABLE walls (color text, CONSTRAINT one UNIQUE (color) DEFERRABLE INITIALLY DEFERRED)")
+        )
+    app = create_app(
+        settings.model_copy(update={"jwks_url": tokens.jwks_url}), [_router()], title="Probe", description=""
+    )
+    async with LifespanManager(app):
+        yield app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://probe.test") as client:
+        yield client
+
+
+async def count(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        return await connection.scalar(text("SELECT count(*) FROM walls")) or 0
+
+
+async def test_a_commit_that_fails_is_never_answered_with_success(
+    client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    assert (await client.post("/walls", json={"color": "red"})).status_code == 201
+    answer = await client.post("/walls", json={"color": "red"})
+    assert answer.status_code == 500
+    assert await count(engine) == 1
+
+
+async def test_a_refusal_is_a_problem_document_and_undoes_the_change(
+    client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    answer = await client.post("/walls", json={"color": "wet"}, headers={"X-Request-ID": "abc-1"})
+    assert answer.status_code == 409
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json() == {
+        "type": "urn:rostrum:problem:conflict",
+        "title": "The present state does not allow it",
+        "status": 409,
+        "code": "conflict",
+        "detail": "The wall is wet. Wait an hour.",
+        "errors": [{"field": "color", "message": "The wall is wet. Wait an hour.", "alternatives": ["dry"]}],
+        "request_id": "abc-1",
+    }
+    assert answer.headers["x-request-id"] == "abc-1"
+    assert await count(engine) == 0
+
+
+async def test_a_fault_of_ours_tells_nothing_of_its_inside(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
+    answer = await client.post("/walls", json={"color": "bug"})
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "internal"
+    assert "secret" not in answer.text
+    assert await count(engine) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "words"),
+    [
+        (b'{"colour": "red"}', 422, "body.color"),
+        (b"{", 422, "body"),
+        (b'{"color": "' + b"x" * (2 << 20) + b'"}', 413, "large"),
+    ],
+)
+async def test_bad_bodies_are_named(client: httpx.AsyncClient, content: bytes, status: int, words: str) -> None:
+    answer = await client.post("/walls", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert words in answer.text.lower()
+
+
+async def test_an_unknown_path_is_a_problem_document_too(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/nowhere")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+
+
+async def test_a_request_id_that_could_forge_a_log_line_is_replaced(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/nowhere", headers={"X-Request-ID": 'x" level="error'})
+    assert '"' not in answer.headers["x-request-id"]
+
+
+async def test_ready_falls_when_the_database_is_gone_and_live_does_not(
+    settings: Settings, tokens: TokenFactory
+) -> None:
+    gone = settings.model_copy(
+        update={
+            "database_url": SecretStr("postgresql+asyncpg://nobody@127.0.0.1:1/nothing"),
+            "jwks_url": tokens.jwks_url,
+        }
+    )
+    app = create_app(gone, [_router()], title="Probe", description="")
+    async with LifespanManager(app):
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://probe.test") as client:
+            ready = await client.get("/healthz/ready")
+            assert ready.status_code == 503
+            assert "database" in ready.json()["failed"]
+            assert (await client.get("/healthz/live")).status_code == 200
+            answer = await client.post("/walls", json={"color": "red"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert answer.headers["retry-after"]
+
+
+async def test_metrics_count_requests_by_route_template(client: httpx.AsyncClient) -> None:
+    await client.post("/walls", json={"color": "green"})
+    metrics = (await client.get("/metrics")).text
+    assert 'rostrum_http_request_seconds_count{method="POST",route="/walls",status="201"}' in metrics
+
+
+async def test_the_docs_page_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert page.status_code == 200
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "page.js", "favicon.png"):
+        assert asset == "favicon.png" or asset in page.text
+        assert (await client.get(f"/docs/assets/{asset}")).status_code == 200
