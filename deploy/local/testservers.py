@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 from asyncio.subprocess import Process as Child
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -26,11 +26,17 @@ from deploy.local.ports import free_port
 from deploy.local.process import MissingPart, NotReady, Process, StepFailed, start, stop, wait_ready, working_in
 
 STATE = Path(__file__).resolve().parents[2] / ".state"
+KINDS = ("database", "broker", "s3")
 
 
 @asynccontextmanager
-async def servers(given: Mapping[str, str] = os.environ, *, state: Path = STATE) -> AsyncIterator[dict[str, str]]:
-    """Start what ``given`` names no address for, and answer the TEST_ variables of all. At exit all stop."""
+async def servers(
+    given: Mapping[str, str] = os.environ, *, state: Path = STATE, only: Collection[str] = KINDS
+) -> AsyncIterator[dict[str, str]]:
+    """Start what ``given`` names no address for, and answer the TEST_ variables of all. At exit all stop.
+
+    Raises ``MissingPart`` or ``NotReady`` when one can't start; then none runs.
+    """
     with _run_folder(state / "test") as folder:
         running: list[tuple[Process, Child]] = []
 
@@ -62,16 +68,10 @@ async def servers(given: Mapping[str, str] = os.environ, *, state: Path = STATE)
             told = seaweedfs.client_env(folder, port=port)
             return {name: told[name.removeprefix("TEST_")] for name in _NAMES if name.startswith("TEST_S3_")}
 
-        def wanted() -> Iterator[Callable[[], Awaitable[dict[str, str]]]]:
-            if "TEST_DATABASE_URL" not in env:
-                yield database
-            if "TEST_RABBITMQ_URL" not in env:
-                yield broker
-            if "TEST_S3_ENDPOINT" not in env:
-                yield storage
-
+        begin = {"database": database, "broker": broker, "s3": storage}
+        address = {"database": "TEST_DATABASE_URL", "broker": "TEST_RABBITMQ_URL", "s3": "TEST_S3_ENDPOINT"}
         env = _given(given)
-        tasks = [asyncio.ensure_future(begin()) for begin in wanted()]
+        tasks = [asyncio.ensure_future(begin[kind]()) for kind in only if address[kind] not in env]
         try:
             for started in await asyncio.gather(*tasks):
                 env.update(started)
@@ -142,26 +142,34 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _run(command: list[str]) -> int:
+async def _run(command: list[str], *, only: Collection[str]) -> int:
     """Run the command beside the servers; answer its exit code. It shares the terminal, so Ctrl-C reaches it."""
-    async with servers() as env:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, _this_task().cancel)
+    async with servers(only=only) as env:
         child = await asyncio.create_subprocess_exec(*command, env={**os.environ, **env})
-        loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, child.terminate)
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         code = await child.wait()
         return code if code >= 0 else 128 - code
 
 
+def _this_task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - called from a coroutine only
+    return task
+
+
 async def _serve() -> int:
-    ended = asyncio.Event()
+    """Stay until a signal; one that comes while the servers start ends them too."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+        asyncio.get_running_loop().add_signal_handler(number, _this_task().cancel)
     async with servers() as env:
         for name, value in env.items():
             print(f"export {name}={shlex.quote(value)}")
         sys.stdout.flush()
-        await ended.wait()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
     return 0
 
 
@@ -169,11 +177,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.testservers", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="start the servers, run a command, stop them, answer its exit code")
+    run.add_argument("--only", action="append", choices=KINDS, help="only this server; may be repeated")
     run.add_argument("command", nargs="+")
     verbs.add_parser("serve", help="start the servers, print their addresses, stay until a signal")
     arguments = parser.parse_args()
     try:
-        return asyncio.run(_run(arguments.command) if arguments.verb == "run" else _serve())
+        return asyncio.run(
+            _run(arguments.command, only=arguments.only or KINDS) if arguments.verb == "run" else _serve()
+        )
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return 130
     except (MissingPart, NotReady, StepFailed) as error:
         print(f"testservers: {error}", file=sys.stderr)
         return 1

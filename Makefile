@@ -1,0 +1,154 @@
+# `make help` lists the targets. The only needs are make, git and a CPython 3.11 or newer; all else is fetched into
+# `.venv` and `.state` of this checkout, and nothing is installed into the system.
+
+.DEFAULT_GOAL := help
+
+# The pinned tzdata is the only one, whatever the system has.
+export PYTHONTZPATH =
+# An installed CPython is used. None is ever downloaded.
+export UV_PYTHON_DOWNLOADS = never
+unexport VIRTUAL_ENV
+
+VENV := .venv/bin
+STAMP := .venv/.complete
+SERVERS := $(VENV)/python -m deploy.local.testservers
+CLUSTER := $(VENV)/python -m deploy.local
+SERVICES := events tickets media exports
+CODE := shared services deploy tests benchmarks
+
+# How many test processes. Servers are shared, databases are not.
+N ?= 2
+
+# A test, a file or a folder for `make test`: T=services/events/tests
+T ?=
+# Options for pytest: ARGS="-x -k zones"
+ARGS ?=
+
+##@ Use
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: $(STAMP) ## Fetch what is needed into this checkout; done by all other targets when needed
+	@:
+
+.PHONY: demo
+demo: $(STAMP) ## Start the cluster and do its main job, step by step (ARCHIVE=path.zip for your own archive)
+	@$(CLUSTER) demo $(if $(ARCHIVE),"$(ARCHIVE)")
+
+.PHONY: up
+up: $(STAMP) ## Run the cluster in the foreground; Ctrl-C stops it (GATEWAY_PORT=, STORAGE_PLACE=s3, DATABASE_URL=, RABBITMQ_URL=)
+	@$(CLUSTER) up
+
+.PHONY: down
+down: $(STAMP) ## Stop a cluster that runs in the background
+	@$(CLUSTER) down
+
+.PHONY: ps
+ps: $(STAMP) ## Show the cluster's processes, their memory and their processor time
+	@$(CLUSTER) ps
+
+.PHONY: logs
+logs: $(STAMP) ## Show the cluster's logs (ARGS="-f events.api")
+	@$(CLUSTER) logs $(ARGS)
+
+.PHONY: token
+token: $(STAMP) ## Print a developer's token (ORG=name, SCOPE="events:write …")
+	@$(CLUSTER) token --org "$(or $(ORG),demo)" $(if $(SCOPE),--scope "$(SCOPE)")
+
+.PHONY: clean-state
+clean-state: $(STAMP) ## Forget everything the cluster has stored
+	@$(CLUSTER) clean-state
+
+##@ Check
+
+.PHONY: test
+test: $(STAMP) ## Run the tests against real servers (T=path for some, ARGS="-x -k word" for pytest)
+	@$(SERVERS) run -- $(VENV)/pytest $(if $(T),$(T),-n $(N) --dist loadfile) $(ARGS)
+
+.PHONY: check
+check: lint types imports lock-check test ## Everything a change must pass
+
+.PHONY: lint
+lint: $(STAMP) ## Check style and formatting
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+
+.PHONY: format
+format: $(STAMP) ## Format the code and fix what can be fixed
+	@$(VENV)/ruff check --fix-only --quiet .
+	@$(VENV)/ruff format .
+
+.PHONY: types
+types: $(STAMP) ## Check the types
+	@$(VENV)/mypy $(CODE)
+
+.PHONY: imports
+imports: $(STAMP) ## Check that no service imports another
+	@$(VENV)/lint-imports
+
+.PHONY: lock-check
+lock-check: $(STAMP) ## Check that uv.lock fits the pyproject files
+	@$(UV) lock --check --quiet
+
+.PHONY: bench
+bench: $(STAMP) ## Measure (ARGS= for one benchmark)
+	@$(SERVERS) run -- $(VENV)/python -m benchmarks $(ARGS)
+
+##@ Migrate
+
+# A service's own role on a throw-away server, so that autogenerate compares with what the migrations have made.
+IN_SCRATCH = env -u DATABASE_URL -u TEST_DATABASE_URL $(SERVERS) run --only database -- sh -ec ' \
+	address="$${TEST_DATABASE_URL\#\#*@}"; \
+	ADMIN_DATABASE_URL="$$TEST_DATABASE_URL" PROVISION="$(S):scratch" $(VENV)/python -m shared.provisioning; \
+	export DATABASE_URL="postgresql+asyncpg://$(S):scratch@$${address%%/*}/rostrum"; \
+	alembic() { $(VENV)/alembic -c services/$(S)/alembic.ini "$$@"; }; \
+	alembic upgrade head; \
+	$(1)'
+
+.PHONY: revision
+revision: AUTO ?= --autogenerate
+revision: $(STAMP) needs-service ## Write a migration for S=service, M="what it does" (AUTO= for an empty one)
+	@test -n "$(M)" || { echo 'Say what the migration does: make revision S=$(S) M="add a colour to events"'; exit 2; }
+	@export MESSAGE="$(M)"; $(call IN_SCRATCH,alembic revision $(AUTO) -m "$$MESSAGE")
+
+.PHONY: migrate
+migrate: $(STAMP) needs-service ## Bring the database at DATABASE_URL to the newest state of S=service (`make up` does it by itself)
+	@test -n "$$DATABASE_URL" || { echo 'Say which database: make migrate S=$(S) DATABASE_URL=postgresql+asyncpg://…'; exit 2; }
+	@$(VENV)/alembic -c services/$(S)/alembic.ini upgrade head
+
+.PHONY: needs-service
+needs-service:
+	@test -n "$(filter $(SERVICES),$(S))" || { echo 'Say which service: S=$(subst $() ,|,$(SERVICES))'; exit 2; }
+
+# ------------------------------------------------------------------ set-up
+
+# The first CPython 3.11 or newer; that of an environment which is there already comes first, so that it is kept.
+FIND_PYTHON = for name in $(CURDIR)/$(VENV)/python python3 python3.15 python3.14 python3.13 python3.12 python3.11; do \
+	if found=$$(command -v $$name) && $$found -c "import sys; sys.exit(sys.version_info < (3, 11) \
+	    or sys.implementation.name != 'cpython')" 2>/dev/null; then break; fi; found=; done; \
+	test -n "$$found" || { echo "No CPython 3.11 or newer is installed. On Debian: apt-get install python3" >&2; exit 1; }
+
+OWN_UV := .state/tools/uv
+UV = $(or $(shell command -v uv),$(OWN_UV)/bin/uv)
+
+$(STAMP): uv.lock pyproject.toml shared/pyproject.toml $(wildcard services/*/pyproject.toml)
+	@set -e; $(FIND_PYTHON); \
+	if ! command -v uv >/dev/null && ! test -x $(OWN_UV)/bin/uv; then \
+	  base=$$($$found -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'); \
+	  $$base -m pip --version >/dev/null 2>&1 || { echo "uv is missing, and pip to fetch it with is too. \
+	On Debian: apt-get install python3-pip" >&2; exit 1; }; \
+	  echo "setup: fetching uv"; \
+	  rm -rf $(OWN_UV).unfinished; \
+	  $$base -m pip install --quiet --disable-pip-version-check --no-warn-script-location --target $(OWN_UV).unfinished 'uv>=0.9,<1'; \
+	  rm -rf $(OWN_UV); mv $(OWN_UV).unfinished $(OWN_UV); \
+	fi; \
+	echo "setup: fetching the locked packages"; \
+	uv=$$(command -v uv || echo $(OWN_UV)/bin/uv); \
+	case $$found in $(CURDIR)/$(VENV)/*) ;; *) export UV_PYTHON=$$found ;; esac; \
+	$$uv sync --frozen --all-packages --quiet; \
+	touch $@
