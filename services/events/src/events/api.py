@@ -2,16 +2,27 @@
 
 from fastapi import FastAPI
 
+from events.events import router as events
+from events.programme import router as programme
 from events.settings import EventsSettings
+from events.timezones import router as timezones
 from shared.app import create_app, run_api
+
+DESCRIPTION = """\
+Events, their programme and their schedule, right in the event's own time zone.
+
+A time may be sent as the clock at the venue shows it (`2027-10-30T09:00`, read in the event's zone), with an
+offset, or with the zone in brackets. A time that the clock skips, or shows twice, is refused with the alternatives.
+Answers carry the offset of the event's zone. Published events are open to everybody, drafts to their organizer.
+"""
 
 
 def create_events(settings: EventsSettings) -> FastAPI:
     return create_app(
         settings,
-        routers=[],
+        routers=[events.router, programme.router, timezones.router, events.internal, programme.internal],
         title="Rostrum events",
-        description="",
+        description=DESCRIPTION,
     )
 
 

@@ -2,11 +2,21 @@
 
 from typing import Any
 
+from events.images.handlers import on_image_processed
 from events.settings import EventsSettings
+from shared.contracts.media import ImageProcessedV1
+from shared.database import Sessions
+from shared.idempotency import forget_expired_keys
 from shared.messaging.consumer import Subscription
 from shared.messaging.messenger import run_messenger
 
-SUBSCRIPTIONS: list[Subscription[Any]] = []
+SUBSCRIPTIONS: list[Subscription[Any]] = [Subscription(ImageProcessedV1, on_image_processed)]
+
+
+async def forget_old_requests(sessions: Sessions) -> None:
+    async with sessions.begin() as session:
+        await forget_expired_keys(session)
+
 
 if __name__ == "__main__":
-    run_messenger(EventsSettings(), SUBSCRIPTIONS)
+    run_messenger(EventsSettings(), SUBSCRIPTIONS, [forget_old_requests])

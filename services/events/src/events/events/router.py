@@ -1,0 +1,123 @@
+"""HTTP of events."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from events.access import EventReference, Organizer, PublicUrl, Reader, fresh_headers
+from events.events import service
+from events.events.schemas import EventCreate, EventFactsRead, EventRead, EventUpdate, State, event_read
+from events.fields import Line
+from shared.database import SessionDep
+from shared.etags import IfMatch, IfNoneMatch, is_not_modified
+from shared.idempotency import OnceDep, json_answer
+from shared.pagination import Page, PageDep, set_next_link
+from shared.tokens import Principal, requires, service_only
+
+router = APIRouter(tags=["events"])
+internal = APIRouter(prefix="/internal", tags=["internal"], dependencies=[Depends(service_only())])
+
+
+@router.post("/v1/events", status_code=201, response_model=EventRead, summary="Create an event")
+async def create_event(
+    body: EventCreate,
+    principal: Annotated[Principal, Depends(requires("events:write"))],
+    organizer: Organizer,
+    session: SessionDep,
+    once: OnceDep,
+    public_url: PublicUrl,
+) -> Response:
+    """Makes a draft, which only its organizer sees. Times are read in `timezone` unless they carry an offset."""
+
+    async def work() -> Response:
+        view = await service.create_event(session, organizer, body)
+        headers = {"Location": f"/v1/events/{view.event.id}", **fresh_headers(service.tag_of(view))}
+        return json_answer(event_read(view, public_url), status=201, headers=headers)
+
+    return await once.run(principal, work)
+
+
+@router.get("/v1/events", summary="List events")
+async def list_events(
+    request: Request,
+    response: Response,
+    reader: Reader,
+    session: SessionDep,
+    page: PageDep,
+    public_url: PublicUrl,
+    state: State | None = None,
+) -> Page[EventRead]:
+    """By start. With a token: your organization's events, drafts too. Without: the published public ones."""
+    views, next_cursor = await service.list_events(session, reader, state, page)
+    set_next_link(request, response, next_cursor)
+    return Page(items=[event_read(view, public_url) for view in views], next_cursor=next_cursor)
+
+
+@router.get("/v1/events/{event_ref}", response_model=EventRead, summary="Read an event")
+async def read_event(
+    event_ref: EventReference,
+    response: Response,
+    reader: Reader,
+    session: SessionDep,
+    public_url: PublicUrl,
+    if_none_match: IfNoneMatch = None,
+) -> EventRead | Response:
+    view = await service.read_event(session, event_ref, reader)
+    headers = fresh_headers(service.tag_of(view))
+    if is_not_modified(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return event_read(view, public_url)
+
+
+@router.patch("/v1/events/{event_ref}", summary="Change an event")
+async def change_event(
+    event_ref: EventReference,
+    body: EventUpdate,
+    response: Response,
+    organizer: Organizer,
+    session: SessionDep,
+    public_url: PublicUrl,
+    if_match: IfMatch = None,
+) -> EventRead:
+    """Changes only what is sent. A new `timezone` alone keeps what the clocks on the walls show: the event and its
+    sessions move to other instants."""
+    view = await service.change_event(session, organizer, event_ref, body, if_match=if_match)
+    response.headers.update(fresh_headers(service.tag_of(view)))
+    return event_read(view, public_url)
+
+
+@router.post("/v1/events/{event_ref}/publish", summary="Publish an event")
+async def publish_event(
+    event_ref: EventReference,
+    response: Response,
+    organizer: Organizer,
+    session: SessionDep,
+    public_url: PublicUrl,
+    if_match: IfMatch = None,
+) -> EventRead:
+    """Everybody can see it from now on. Nothing happens when it is published already."""
+    view = await service.publish_event(session, organizer, event_ref, if_match=if_match)
+    response.headers.update(fresh_headers(service.tag_of(view)))
+    return event_read(view, public_url)
+
+
+@router.post("/v1/events/{event_ref}/unpublish", summary="Make an event a draft again")
+async def unpublish_event(
+    event_ref: EventReference,
+    response: Response,
+    organizer: Organizer,
+    session: SessionDep,
+    public_url: PublicUrl,
+    if_match: IfMatch = None,
+) -> EventRead:
+    """Only its organizer sees it from now on. Nothing happens when it is a draft already."""
+    view = await service.unpublish_event(session, organizer, event_ref, if_match=if_match)
+    response.headers.update(fresh_headers(service.tag_of(view)))
+    return event_read(view, public_url)
+
+
+@internal.get("/events/{event_id}", summary="Read what other services need of an event")
+async def read_facts(event_id: UUID, organizer: Annotated[Line, Query()], session: SessionDep) -> EventFactsRead:
+    return await service.read_facts(session, event_id, organizer)

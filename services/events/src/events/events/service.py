@@ -1,0 +1,154 @@
+"""Use cases of events. Every change raises the version by one and tells it in one message."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from events.events import repository
+from events.events.repository import DRAFT, PUBLISHED, EventHead, EventView
+from events.events.rules import times_after_change, times_of_new_event
+from events.events.schemas import EventCreate, EventFactsRead, EventUpdate
+from events.models import Event
+from events.programme.zone_change import move_sessions
+from events.times import time_columns
+from shared.contracts.events import EventChangedV1, EventCreatedV1, EventFacts, EventPublishedV1, EventUnpublishedV1
+from shared.etags import check_if_match, etag_of
+from shared.messaging import outbox
+from shared.pagination import PageRequest
+from shared.problems import NotFound
+
+_TIMES = {"timezone", "starts_at", "ends_at", "starts_fold", "ends_fold"}
+
+
+def event_not_found() -> NotFound:
+    """One body for all: an event that is missing, one of somebody else, a draft."""
+    return NotFound("There is no such event, or it is not published and not yours.")
+
+
+def tag_of(view: EventView) -> str:
+    """Rises with the event's version, and with its pictures, which are processed some time after."""
+    pictures = [copy.seq for copy in (view.image, view.logo) if copy is not None]
+    return etag_of(".".join(map(str, [view.event.version, *pictures])))
+
+
+async def read_event(session: AsyncSession, reference: str, reader: str | None) -> EventView:
+    view = await repository.find_view(session, reference, reader)
+    if view is None:
+        raise event_not_found()
+    return view
+
+
+async def read_head(session: AsyncSession, reference: str, reader: str | None) -> EventHead:
+    """Raises ``NotFound`` unless the reader may see the event, and so its programme."""
+    head = await repository.find_head(session, reference, reader)
+    if head is None:
+        raise event_not_found()
+    return head
+
+
+async def list_events(
+    session: AsyncSession, reader: str | None, state: str | None, page: PageRequest
+) -> tuple[list[EventView], str | None]:
+    return await repository.list_views(session, reader, state, page)
+
+
+async def create_event(session: AsyncSession, organizer: str, body: EventCreate) -> EventView:
+    """A draft. Raises the problems of its times."""
+    starts, ends = times_of_new_event(body.timezone, body.starts_at, body.ends_at, body)
+    values = _columns(body.model_dump(exclude=_TIMES))
+    event = await repository.add(
+        session, {**values, "organizer": organizer, "timezone": body.timezone, **time_columns(starts, ends)}
+    )
+    assert event is not None  # noqa: S101 - only an import can have been here before
+    await tell(session, EventCreatedV1, event)
+    return await repository.view_of(session, event)
+
+
+async def change_event(
+    session: AsyncSession, organizer: str, reference: str, body: EventUpdate, *, if_match: str | None
+) -> EventView:
+    """A change that changes nothing keeps the version and tells nobody.
+
+    Raises ``PreconditionFailed``, and the problems of the times; with a new zone also those of the sessions.
+    """
+    event = await _own_event(session, organizer, reference, if_match)
+    values = _columns(body.model_dump(exclude=_TIMES, exclude_unset=True))
+    if body.model_fields_set & _TIMES:
+        zone, starts, ends = times_after_change(event, body)
+        if zone != event.timezone:
+            await move_sessions(session, event.id, from_zone=event.timezone, to_zone=zone)
+        values |= {"timezone": zone, **time_columns(starts, ends)}
+    changed = {name: value for name, value in values.items() if getattr(event, name) != value}
+    if changed:
+        await _change(session, event, EventChangedV1, changed)
+    return await repository.view_of(session, event)
+
+
+async def publish_event(
+    session: AsyncSession, organizer: str, reference: str, *, if_match: str | None
+) -> EventView:
+    event = await _own_event(session, organizer, reference, if_match)
+    if event.state != PUBLISHED:
+        now = await repository.database_clock(session)
+        await _change(session, event, EventPublishedV1, {"state": PUBLISHED, "published_at": now})
+    return await repository.view_of(session, event)
+
+
+async def unpublish_event(
+    session: AsyncSession, organizer: str, reference: str, *, if_match: str | None
+) -> EventView:
+    event = await _own_event(session, organizer, reference, if_match)
+    if event.state != DRAFT:
+        await _change(session, event, EventUnpublishedV1, {"state": DRAFT, "published_at": None})
+    return await repository.view_of(session, event)
+
+
+async def read_facts(session: AsyncSession, event_id: UUID, organizer: str) -> EventFactsRead:
+    """For other services. Raises ``NotFound`` when it is not this organizer's."""
+    event = await repository.find_own(session, event_id, organizer)
+    if event is None:
+        raise event_not_found()
+    return EventFactsRead.model_validate(facts(event))
+
+
+async def tell(session: AsyncSession, kind: type[EventFacts], event: Event) -> None:
+    """Records the message of the version that the event has now."""
+    await outbox.add(session, kind.model_validate(facts(event)), subject=event.id, seq=event.version)
+
+
+def facts(event: Event) -> dict[str, Any]:
+    return {
+        "event_id": event.id,
+        "identifier": event.identifier,
+        "organizer": event.organizer,
+        "name": event.name,
+        "timezone": event.timezone,
+        "starts_at": event.starts_at,
+        "ends_at": event.ends_at,
+        "state": event.state,
+        "version": event.version,
+    }
+
+
+async def _own_event(session: AsyncSession, organizer: str, reference: str, if_match: str | None) -> Event:
+    view = await repository.lock_own(session, reference, organizer)
+    if view is None:
+        raise event_not_found()
+    check_if_match(if_match, tag_of(view))
+    return view.event
+
+
+async def _change(session: AsyncSession, event: Event, kind: type[EventFacts], changed: dict[str, Any]) -> None:
+    now: datetime = await repository.database_clock(session)
+    for name, value in {**changed, "version": event.version + 1, "updated_at": now}.items():
+        setattr(event, name, value)
+    await session.flush()
+    await tell(session, kind, event)
+
+
+def _columns(values: dict[str, Any]) -> dict[str, Any]:
+    if "original_image_url" in values:
+        values["image_url"] = values.pop("original_image_url")
+    return values

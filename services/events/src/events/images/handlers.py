@@ -1,0 +1,13 @@
+"""What the media service says about images."""
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from events.images import repository
+from shared.contracts.envelope import Heading
+from shared.contracts.media import ImageProcessedV1
+
+
+async def on_image_processed(session: AsyncSession, message: ImageProcessedV1, heading: Heading) -> None:
+    await repository.keep_copy(
+        session, message.image_id, message.organizer, message.variants, seq=heading.aggregateseq
+    )

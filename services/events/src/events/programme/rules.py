@@ -1,0 +1,269 @@
+"""From a programme as data to rows, and back. Nothing is lost: what no column takes stays in ``extra``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, or_
+
+from events.models import (
+    Base,
+    Event,
+    Microlocation,
+    Session,
+    SessionSpeaker,
+    SessionType,
+    SocialLink,
+    Speaker,
+    Sponsor,
+    Track,
+)
+from events.programme.schemas import ProgrammeRepair
+from events.times import check_order, ends_of, starts_of, time_columns
+from shared.contracts.programme import (
+    ImageRef,
+    Programme,
+    ProgrammeEvent,
+    ProgrammeMicrolocation,
+    ProgrammeSession,
+    ProgrammeSessionType,
+    ProgrammeSocialLink,
+    ProgrammeSpeaker,
+    ProgrammeSponsor,
+    ProgrammeTrack,
+    Record,
+)
+from shared.ids import new_id
+from shared.problems import Invalid, Problem
+from shared.walltime import resolve
+
+SHOWN_STATES = ("accepted", "confirmed")
+
+LISTS: dict[str, tuple[type[Base], type[Record]]] = {
+    "social_links": (SocialLink, ProgrammeSocialLink),
+    "tracks": (Track, ProgrammeTrack),
+    "microlocations": (Microlocation, ProgrammeMicrolocation),
+    "session_types": (SessionType, ProgrammeSessionType),
+    "speakers": (Speaker, ProgrammeSpeaker),
+    "sponsors": (Sponsor, ProgrammeSponsor),
+    "sessions": (Session, ProgrammeSession),
+}
+"""The lists of a programme, in the order in which their rows can be stored: what is named comes first."""
+
+LINKS = {"track": "tracks", "microlocation": "microlocations", "session_type": "session_types"}
+"""Fields of a session that name one record of another list."""
+
+IMAGES = {"event": ("image", "logo"), "speakers": ("photo",), "sponsors": ("logo",)}
+
+NO_COLUMN = {"key", "identifier", "state", "privacy", "starts_at", "ends_at", "timezone"}
+"""Fields of a programme's event that don't simply have a column of their name."""
+
+
+class ProgrammeBroken(Invalid):
+    code = "programme-broken"
+    title = "The programme contradicts itself"
+
+
+@dataclass
+class Rows:
+    """A programme as rows to insert. ``event`` has no id, identifier or organizer yet, the others no event."""
+
+    event: dict[str, Any]
+    lists: dict[str, list[dict[str, Any]]]
+    billing: list[dict[str, Any]]
+    repairs: list[ProgrammeRepair] = field(default_factory=list)
+
+
+def shown(state: Any) -> ColumnElement[bool]:
+    """Sessions for everybody: accepted ones. Archives without states hold nothing but accepted sessions."""
+    return or_(state.is_(None), func.lower(state).in_(SHOWN_STATES))
+
+
+def state_of(written: str | None) -> str:
+    """Only what says that it is published gets published; a past or odd state never makes something public."""
+    return "published" if (written or "").strip().lower() == "published" else "draft"
+
+
+def privacy_of(written: str | None) -> str:
+    return "private" if (written or "").strip().lower() == "private" else "public"
+
+
+def rows_of(programme: Programme) -> Rows:
+    """The same rows each time but for their ids. Raises the problems of the event's times, ``ProgrammeBroken``."""
+    rows = Rows(event={}, lists={}, billing=[])
+    rows.event = _event_row(programme, rows.repairs)
+    ids: dict[str, dict[str, UUID]] = {}
+    for name in LISTS:
+        records: Sequence[Record] = getattr(programme, name)
+        # UUIDv7 rise, so rows sort by id as the archive had them.
+        ids[name] = {record.key: new_id() for record in records}
+        if len(ids[name]) < len(records):
+            raise ProgrammeBroken("Two records have the same key; keys are unique in each list.", field=name)
+        rows.lists[name] = [_row(record, name, ids[name][record.key]) for record in records]
+    for record, row in zip(programme.sessions, rows.lists["sessions"], strict=True):
+        _link(record, row, ids, rows.billing)
+        _schedule(record, row, programme.event.timezone, rows.repairs)
+    return rows
+
+
+def _event_row(programme: Programme, repairs: list[ProgrammeRepair]) -> dict[str, Any]:
+    event = programme.event
+    starts = resolve(event.starts_at, event.timezone, field="event.starts_at")
+    ends = resolve(event.ends_at, event.timezone, field="event.ends_at")
+    check_order(starts, ends, field="event.ends_at")
+    state = state_of(event.state)
+    if event.state and event.state.strip().lower() != state:
+        repairs.append(
+            ProgrammeRepair(
+                member="event",
+                record=None,
+                field="state",
+                message=f"State {event.state!r} is not known here; imported as a draft; publish it when ready.",
+            )
+        )
+    return {
+        **event.model_dump(exclude=NO_COLUMN | {"image", "logo"}),
+        **_image_columns("image", event.image),
+        **_image_columns("logo", event.logo),
+        **time_columns(starts, ends),
+        "timezone": event.timezone,
+        "state": state,
+        "privacy": privacy_of(event.privacy),
+        "archive_key": event.key,
+        "archive_state": event.state,
+        "archive_privacy": event.privacy,
+        "extra_members": programme.extra_members,
+    }
+
+
+def _row(record: Record, name: str, row_id: UUID) -> dict[str, Any]:
+    images = IMAGES.get(name, ())
+    apart = {*images, *LINKS, "speakers", "starts_at", "ends_at"} if name == "sessions" else {*images}
+    row = {"id": row_id, **record.model_dump(exclude=apart)}
+    for image in images:
+        row |= _image_columns(image, getattr(record, image))
+    return row
+
+
+def _image_columns(name: str, image: ImageRef | None) -> dict[str, Any]:
+    prefix = "" if name == "image" else f"{name}_"
+    given = image or ImageRef()
+    return {f"{prefix}image_id": given.image_id, f"{name}_url": given.url, f"{name}_path": given.path}
+
+
+def _image_ref(name: str, row: Any) -> ImageRef | None:
+    prefix = "" if name == "image" else f"{name}_"
+    image = ImageRef(
+        image_id=getattr(row, f"{prefix}image_id"),
+        url=getattr(row, f"{name}_url"),
+        path=getattr(row, f"{name}_path"),
+    )
+    return None if image == ImageRef() else image
+
+
+def _link(
+    record: ProgrammeSession,
+    row: dict[str, Any],
+    ids: dict[str, dict[str, UUID]],
+    billing: list[dict[str, Any]],
+) -> None:
+    for name, target in LINKS.items():
+        key = getattr(record, name)
+        row[f"{name}_id"] = None if key is None else _linked(key, target, ids, record.key, name)
+    if len(set(record.speakers)) < len(record.speakers):
+        raise ProgrammeBroken("A speaker is billed twice.", field=f"sessions.{record.key}.speakers")
+    for position, key in enumerate(record.speakers):
+        speaker_id = _linked(key, "speakers", ids, record.key, "speakers")
+        billing.append({"session_id": row["id"], "speaker_id": speaker_id, "position": position})
+
+
+def _linked(key: str, target: str, ids: dict[str, dict[str, UUID]], session: str, name: str) -> UUID:
+    try:
+        return ids[target][key]
+    except KeyError:
+        raise ProgrammeBroken(
+            f"{key!r} is not a key in {target}. Add the record or leave the link out.",
+            field=f"sessions.{session}.{name}",
+        ) from None
+
+
+def _schedule(record: ProgrammeSession, row: dict[str, Any], zone: str, repairs: list[ProgrammeRepair]) -> None:
+    """Both times or none; what can't be used is kept in ``extra``."""
+    row |= dict.fromkeys(
+        ("starts_local", "starts_fold", "starts_at", "ends_local", "ends_fold", "ends_at", "tzdata_version")
+    )
+    given = {name: text for name in ("starts_at", "ends_at") if (text := getattr(record, name)) is not None}
+    if not given:
+        return
+    try:
+        if len(given) < 2:
+            raise Invalid(f"It has {next(iter(given))} only.")
+        starts = resolve(given["starts_at"], zone, field="starts_at")
+        ends = resolve(given["ends_at"], zone, field="ends_at")
+        check_order(starts, ends, field="ends_at")
+        row |= time_columns(starts, ends)
+    except Problem as problem:
+        row["extra"] = {**row["extra"], **given}
+        repairs.append(
+            ProgrammeRepair(
+                member="sessions",
+                record=record.key,
+                field="starts_at",
+                message=f"Left without a time. {problem.detail}",
+            )
+        )
+
+
+# And back
+
+R = TypeVar("R", bound=Record)
+
+
+def programme_of(event: Event, lists: dict[str, Sequence[Any]], billing: Sequence[SessionSpeaker]) -> Programme:
+    """What ``rows_of`` made of a programme, as a programme; keys are those that were imported."""
+    keys: dict[UUID | None, str | None] = {row.id: row.key for rows in lists.values() for row in rows}
+    speakers: dict[UUID, list[str | None]] = {}
+    for line in billing:
+        speakers.setdefault(line.session_id, []).append(keys[line.speaker_id])
+
+    def record(model: type[R], row: Any, **more: Any) -> R:
+        same = {name: getattr(row, name) for name in model.model_fields if hasattr(row, name) and name not in more}
+        return model.model_validate({**same, **more})
+
+    def session_record(row: Session) -> ProgrammeSession:
+        times: dict[str, Any] = {"starts_at": None, "ends_at": None}
+        if row.starts_at is not None:
+            times["starts_at"] = starts_of(row, event.timezone).isoformat()
+            times["ends_at"] = ends_of(row, event.timezone).isoformat()
+        links = {name: keys.get(getattr(row, f"{name}_id")) for name in LINKS}
+        return record(ProgrammeSession, row, **times, **links, speakers=speakers.get(row.id, []))
+
+    def images(name: str, row: Any) -> dict[str, ImageRef | None]:
+        return {image: _image_ref(image, row) for image in IMAGES.get(name, ())}
+
+    made: dict[str, list[Record]] = {}
+    for name, (_, model) in LISTS.items():
+        if name == "sessions":
+            made[name] = [session_record(row) for row in lists[name]]
+        else:
+            made[name] = [record(model, row, **images(name, row)) for row in lists[name]]
+    is_imported = event.import_id is not None
+    kept_state = is_imported and state_of(event.archive_state) == event.state
+    kept_privacy = is_imported and privacy_of(event.archive_privacy) == event.privacy
+    return Programme.model_validate(
+        {
+            **made,
+            "event": record(
+                ProgrammeEvent,
+                event,
+                **images("event", event),
+                key=event.archive_key or str(event.id),
+                state=event.archive_state if kept_state else event.state,
+                privacy=event.archive_privacy if kept_privacy else event.privacy,
+                starts_at=starts_of(event, event.timezone).isoformat(),
+                ends_at=ends_of(event, event.timezone).isoformat(),
+            ),
+            "extra_members": event.extra_members,
+        }
+    )

@@ -1,0 +1,11 @@
+from pydantic import BaseModel, Field
+
+
+class TimezoneRead(BaseModel):
+    name: str = Field(examples=["Europe/Berlin"])
+    utc_offset: str = Field(description="What the clocks there show at present.", examples=["+02:00"])
+
+
+class TimezoneList(BaseModel):
+    items: list[TimezoneRead]
+    tzdata_version: str = Field(description="Release of the tz database.", examples=["2026f"])
