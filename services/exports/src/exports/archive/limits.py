@@ -15,7 +15,7 @@ class Limits:
     total_size: int = 500 * MEBIBYTE
     json_size: int = 50 * MEBIBYTE  # one JSON member
     json_total_size: int = 64 * MEBIBYTE
-    json_values: int = 2_000_000  # in all JSON members: "[]," is 3 bytes of text and 64 of memory
+    json_values: int = 1_000_000  # in all JSON members: "[]," is 3 bytes of text and 64 of memory
     records: int = 20_000  # of one kind
     json_depth: int = 50
     image_size: int = 20 * MEBIBYTE

@@ -352,6 +352,7 @@ class _Reading:
                 continue
             called = rows.shape.fields[0].name
             if called not in values:
+                extra.pop(called, None)
                 values[called] = f"Untitled {rows.shape.member.removesuffix('s').replace('_', ' ')} {key}"
                 self.tell(f"Had no {called}; called {values[called]!r}.", rows.shape.member, key, called)
             more = links[key] if links else {}
@@ -424,6 +425,7 @@ class _Reading:
                 field="event.ends_at",
             )
         if "name" not in values:
+            extra.pop("name", None)
             values["name"] = "Untitled event"
             self.tell(f"Had no name; called {values['name']!r}.", member, None, "name")
         times = {"timezone": self.zone, "starts_at": starts.isoformat(), "ends_at": ends.isoformat()}
