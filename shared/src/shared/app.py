@@ -1,6 +1,8 @@
 """The api process of a service: a FastAPI application with everything that is the same in all four."""
 
 import asyncio
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -97,6 +99,8 @@ def run_api(app: FastAPI, settings: Settings) -> None:
     configure_logs(
         service=settings.service, role="api", level=settings.log_level, as_json=settings.log_format == "json"
     )
+    # uvicorn raises the signal again when it has finished; without this the clean end would be a death by signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         app,
         host=settings.api_host,

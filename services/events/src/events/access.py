@@ -4,10 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from shared.etags import IfMatch, IfNoneMatch
 from shared.tokens import PUBLIC, Principal, requires
-
-__all__ = ["EventReference", "IfMatch", "IfNoneMatch", "Organizer", "PublicUrl", "Reader", "fresh_headers"]
 
 
 def _reader(principal: Annotated[Principal | None, Depends(PUBLIC)]) -> str | None:

@@ -1,0 +1,85 @@
+"""Every route says who may use it, and none tells an organizer about the drafts of another."""
+
+from typing import Any
+from uuid import UUID
+
+import httpx
+from fastapi import FastAPI
+
+from shared.contracts.programme import Programme
+from shared.testing import TokenFactory
+from shared.tokens import UNDECLARED, declared_access
+
+NOT_OURS = ("/healthz/live", "/healthz/ready", "/metrics", "/docs")
+
+
+async def test_no_route_shows_or_changes_a_draft_of_another_organizer(
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    tokens: TokenFactory,
+    import_programme: Any,
+    programme: Programme,
+) -> None:
+    content = programme.model_dump(mode="json")
+    content["event"]["state"] = "draft"
+    event_id: UUID = await import_programme(Programme.model_validate(content))
+    own = tokens.organizer()
+    event = (await client.get(f"/v1/events/{event_id}", headers=own)).json()
+    session_id = (await client.get(f"/v1/events/{event_id}/sessions", headers=own)).json()["items"][0]["id"]
+    speaker_id = (await client.get(f"/v1/events/{event_id}/speakers", headers=own)).json()["items"][0]["id"]
+
+    access = {route: who for route, who in declared_access(app).items() if not route[1].startswith(NOT_OURS)}
+    assert UNDECLARED not in access.values()
+    tried = 0
+    for (method, path), who in access.items():
+        if method == "HEAD" or "{" not in path or "{name" in path:
+            continue
+        for reference in (str(event_id), event["identifier"]):
+            if "{event_id}" in path and reference != str(event_id):
+                continue
+            address = path.format(
+                event_ref=reference, event_id=reference, session_id=session_id, speaker_id=speaker_id
+            )
+            body = {"name": "Mine"} if method == "PATCH" else None
+            if who == "internal":
+                answer = await client.request(
+                    method, address, params={"organizer": "other"}, headers=tokens.service("tickets")
+                )
+                assert answer.status_code == 404, (method, path)
+                forbidden = await client.request(
+                    method, address, params={"organizer": "acme"}, headers=tokens.organizer()
+                )
+                assert forbidden.status_code == 403, (method, path)
+            else:
+                answer = await client.request(method, address, json=body, headers=tokens.organizer("other"))
+                assert answer.status_code == 404, (method, path)
+                missing = address.replace(reference, "zzzzzzzz")
+                unknown = await client.request(method, missing, json=body, headers=tokens.organizer("other"))
+                assert _body(answer) == _body(unknown)
+            nobody = await client.request(method, address, json=body)
+            assert nobody.status_code == (404 if "public" in who else 401), (method, path)
+            tried += 1
+    assert tried >= 30
+    assert (await client.get(f"/v1/events/{event_id}", headers=own)).json() == event
+
+
+def _body(answer: httpx.Response) -> dict[str, Any]:
+    return {name: value for name, value in answer.json().items() if name != "request_id"}
+
+
+async def test_a_part_of_one_event_is_not_found_under_another(
+    client: httpx.AsyncClient, tokens: TokenFactory, import_programme: Any, create_event: Any, programme: Programme
+) -> None:
+    event_id = await import_programme(programme)
+    other = await create_event(publish=True)
+    for part in ("sessions", "speakers"):
+        item = (await client.get(f"/v1/events/{event_id}/{part}")).json()["items"][0]
+        assert (await client.get(f"/v1/events/{event_id}/{part}/{item['id']}")).status_code == 200
+        assert (await client.get(f"/v1/events/{other['id']}/{part}/{item['id']}")).status_code == 404
+
+
+async def test_every_operation_of_the_docs_has_a_summary_and_a_tag(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert len(operations) >= 19
+    assert all(operation["summary"] and operation["tags"] for operation in operations)
