@@ -41,8 +41,8 @@ demo: $(STAMP) ## Start the cluster and do its main job, step by step (ARCHIVE=p
 	@$(CLUSTER) demo $(if $(ARCHIVE),"$(ARCHIVE)")
 
 .PHONY: up
-up: $(STAMP) ## Run the cluster in the foreground; Ctrl-C stops it (GATEWAY_PORT=, STORAGE_PLACE=s3, DATABASE_URL=, RABBITMQ_URL=)
-	@$(CLUSTER) up
+up: $(STAMP) ## Run the cluster, Ctrl-C stops it (ARGS=--detach, GATEWAY_PORT=, STORAGE_PLACE=s3, DATABASE_URL=, RABBITMQ_URL=)
+	@$(CLUSTER) up $(ARGS)
 
 .PHONY: down
 down: $(STAMP) ## Stop a cluster that runs in the background
