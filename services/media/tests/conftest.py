@@ -1,12 +1,126 @@
+import io
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from PIL import Image as Picture
+from sqlalchemy import func, select
 
 from media.api import create_media
+from media.images.sandbox import Sandbox
+from media.images.tasks import Resources
+from media.models import Image, OriginalInTransit
 from media.settings import MediaSettings
-from shared.testing import ServiceUnderTest
+from shared.ids import new_id
+from shared.messaging.outbox import OUTBOX
+from shared.testing import Live, ServiceUnderTest, TokenFactory
+
+MEDIA = ServiceUnderTest(MediaSettings, create_media, Path(__file__).parents[1])
 
 
 @pytest.fixture
 def service() -> ServiceUnderTest:
-    return ServiceUnderTest(MediaSettings, create_media, Path(__file__).parents[1])
+    return MEDIA
+
+
+@pytest.fixture
+def s3_settings() -> dict[str, Any]:
+    """A bucket of its own on the test server."""
+    needed = ("TEST_S3_ENDPOINT", "TEST_S3_ACCESS_KEY_ID", "TEST_S3_SECRET_ACCESS_KEY")
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        pytest.fail(f"{', '.join(missing)} not set: start the test servers (`make test` does) to test S3.")
+    return {
+        "storage_place": "s3",
+        "s3_endpoint": os.environ["TEST_S3_ENDPOINT"],
+        "s3_access_key_id": os.environ["TEST_S3_ACCESS_KEY_ID"],
+        "s3_secret_access_key": os.environ["TEST_S3_SECRET_ACCESS_KEY"],
+        "s3_bucket": f"rostrum-media-test-{new_id().hex[-12:]}",
+    }
+
+
+@pytest.fixture(scope="session")
+async def sandbox() -> AsyncIterator[Sandbox]:
+    get_temp_dir()  # for the sockets of multiprocessing, before a test moves where temporary files go
+    sandbox = Sandbox(workers=1)
+    yield sandbox
+    await sandbox.close()
+
+
+@pytest.fixture
+def resources(live: Live, sandbox: Sandbox) -> Resources:
+    """Those of a worker, beside the api of ``live``."""
+    return Resources(live.engine, live.sessions, live.app.state.storage, sandbox)
+
+
+@pytest.fixture(autouse=True)
+def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
+    """Lists the temporary files that there are, to see that they go away again."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return lambda: list(folder.iterdir())
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Uploads as an organizer does."""
+
+    client: httpx.AsyncClient
+    tokens: TokenFactory
+
+    async def __call__(
+        self, content: bytes, name: str = "banner.png", org: str = "acme", key: str | None = None, **fields: str
+    ) -> httpx.Response:
+        headers = self.tokens.organizer(org) | ({"Idempotency-Key": key} if key else {})
+        return await self.client.post("/v1/images", files={"file": (name, content)}, data=fields, headers=headers)
+
+
+@pytest.fixture
+def upload(live: Live, tokens: TokenFactory) -> Upload:
+    return Upload(live.client, tokens)
+
+
+@pytest.fixture
+def nothing_is_left(live: Live, temporary_files: Callable[[], list[Path]]) -> Callable[[], Awaitable[None]]:
+    async def check() -> None:
+        kept = [path for path in live.settings.storage_folder.rglob("*") if path.is_file()]
+        assert kept == []
+        assert temporary_files() == []
+        async with live.sessions() as session:
+            for table in (Image, OriginalInTransit, OUTBOX):
+                assert await session.scalar(select(func.count()).select_from(table)) == 0
+
+    return check
+
+
+def png(width: int = 1600, height: int = 900, *, mode: str = "RGBA") -> bytes:
+    """Transparent on the left, blue on the right."""
+    picture = Picture.new(mode, (width, height), (200, 0, 0, 0) if mode == "RGBA" else (255, 255, 255))
+    blue = (0, 0, 200, 255) if mode == "RGBA" else (0, 0, 200)
+    picture.paste(blue, (width // 2, 0, width, height))
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+def noise(size: int) -> bytes:
+    """A PNG of noise: some ``size * size * 3`` bytes."""
+    content = io.BytesIO()
+    Picture.frombytes("RGB", (size, size), os.urandom(size * size * 3)).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture(name="png")
+def _png() -> Callable[..., bytes]:
+    return png
+
+
+@pytest.fixture(name="noise")
+def _noise() -> Callable[[int], bytes]:
+    return noise

@@ -1,17 +1,31 @@
 """Role 1: the HTTP interface."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
+from media.images import internal
+from media.images.router import router as images
 from media.settings import MediaSettings
 from shared.app import create_app, run_api
+from shared.storage import open_storage
 
 
 def create_media(settings: MediaSettings) -> FastAPI:
+    @asynccontextmanager
+    async def with_storage(app: FastAPI) -> AsyncIterator[None]:
+        async with open_storage(settings) as storage:
+            app.state.storage = storage
+            app.state.checks["storage"] = storage.check
+            yield
+
     return create_app(
         settings,
-        routers=[],
+        routers=[images, internal.router],
         title="Rostrum media",
-        description="",
+        description="Pictures: upload a PNG, JPEG, WebP or GIF, get small JPEGs in three sizes.",
+        resources=with_storage,
     )
 
 

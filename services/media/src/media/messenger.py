@@ -1,12 +1,34 @@
-"""Role 2: sends what the outbox holds and reacts to what other services say."""
+"""Role 2: sends what the outbox holds and does the regular chores. The service reacts to no messages."""
 
+from functools import partial
 from typing import Any
 
+from media.images.originals import discard_forgotten
+from media.images.service import CONVERT_IMAGE, job_queue
+from media.models import Image
 from media.settings import MediaSettings
+from shared.database import Sessions
+from shared.idempotency import forget_expired_keys
+from shared.jobs import sweep
 from shared.messaging.consumer import Subscription
 from shared.messaging.messenger import run_messenger
 
 SUBSCRIPTIONS: list[Subscription[Any]] = []
 
+
+async def forget_keys(sessions: Sessions) -> None:
+    async with sessions.begin() as session:
+        await forget_expired_keys(session)
+
+
 if __name__ == "__main__":
-    run_messenger(MediaSettings(), SUBSCRIPTIONS)
+    settings = MediaSettings()
+    run_messenger(
+        settings,
+        SUBSCRIPTIONS,
+        chores=[
+            partial(sweep, model=Image, actor=CONVERT_IMAGE, queue=job_queue(settings)),
+            partial(discard_forgotten, settings=settings),
+            forget_keys,
+        ],
+    )

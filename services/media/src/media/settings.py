@@ -6,3 +6,4 @@ class MediaSettings(StorageSettings, Settings):
 
     service: str = "media"
     max_image_size: int = 10 * MEBIBYTE
+    conversions_at_once: int = 2

@@ -1,0 +1,92 @@
+"""Paths for other services: imports put images in, exports take originals out."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from media.images import service, uploads
+from media.images.originals import OriginalsDep
+from media.images.router import COUNTED_BY_US
+from media.images.rules import STATES
+from media.images.schemas import ImageState, ImageStates, ImportedImage, Organizer, StatesQuery
+from media.images.sizes import ImageKind
+from media.models import Image
+from media.settings import MediaSettings
+from shared.database import SessionDep, Sessions
+from shared.storage import Storage
+from shared.texts import Storable
+from shared.tokens import service_only
+
+router = APIRouter(prefix="/internal/images", tags=["internal"], dependencies=[Depends(service_only())])
+
+Name = Annotated[str, Query(min_length=1, max_length=400), Storable]
+
+
+@router.post(
+    "",
+    summary="Put in an image of an import",
+    description="The body is the file. The same organizer, import and name again are answered with the image they "
+    "have made, with 200.",
+    status_code=201,
+    response_model=ImportedImage,
+    openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
+    max_body_size=COUNTED_BY_US,
+)
+async def import_image(
+    request: Request,
+    response: Response,
+    originals: OriginalsDep,
+    session: SessionDep,
+    organizer: Annotated[Organizer, Query()],
+    name: Name,
+    kind: ImageKind = "event",
+    import_id: UUID | None = None,
+) -> ImportedImage:
+    settings: MediaSettings = request.app.state.settings
+    sessions: Sessions = request.app.state.sessions
+    async with sessions() as before:  # no connection is held while the body comes in
+        known = await service.find_imported(before, organizer, import_id, name)
+    if known is not None:
+        await uploads.read_to_end(request, max_size=settings.max_image_size)
+        response.status_code = 200
+        return _imported(known)
+    async with uploads.from_body(request, name=name, max_size=settings.max_image_size) as upload:
+        image = await service.store_original(originals, upload, organizer=organizer, kind=kind, import_id=import_id)
+    added = await service.add_imported_image(session, originals, image, queue=service.job_queue(settings))
+    if added is not image:
+        response.status_code = 200
+    return _imported(added)
+
+
+@router.post("/states", summary="Read the states of images")
+async def read_states(query: StatesQuery, session: SessionDep) -> ImageStates:
+    images = await service.images_in_order(session, query.organizer, query.image_ids)
+    return ImageStates(images=[ImageState.of(image) for image in images])
+
+
+@router.get("/{image_id}/original", summary="Fetch what was uploaded", response_class=Response)
+async def fetch_original(
+    request: Request, image_id: UUID, organizer: Annotated[Organizer, Query()], session: SessionDep
+) -> Response:
+    storage: Storage = request.app.state.storage
+    image = await service.get_image(session, image_id, organizer)
+    size = await storage.size(image.original_key)
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        async with aclosing(storage.read(image.original_key)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    return StreamingResponse(
+        stream(),
+        media_type=f"image/{image.format.lower()}",
+        headers={"Content-Length": str(size), "Cache-Control": "private, no-store"},
+    )
+
+
+def _imported(image: Image) -> ImportedImage:
+    return ImportedImage.model_validate({"image_id": image.id, "state": STATES[image.state]})
