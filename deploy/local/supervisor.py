@@ -15,9 +15,10 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -104,6 +105,8 @@ class Supervisor:
         self._kept: dict[str, list[_Kept]] = {tier.name: [] for tier in tiers}
         self._ready = {tier.name: asyncio.Event() for tier in tiers}
         self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
         self._outputs: set[asyncio.Task[None]] = set()
 
     def say(self, text: str) -> None:
@@ -124,47 +127,53 @@ class Supervisor:
     async def run(self, *, when_ready: Callable[[float], None]) -> None:
         """Start all, call ``when_ready`` with the seconds it took, and keep all running until asked to stop.
 
-        Everything is stopped when this returns or raises ``ClusterFailed``.
+        Everything is stopped when this returns, or raises ``ClusterFailed`` or what a tier's ``prepare`` raised.
         """
         self._run_folder.mkdir(parents=True, exist_ok=True)
-        keeping = asyncio.create_task(self._start_and_keep(when_ready))
-        stopping = asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait({keeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._stop.set()
-            stopping.cancel()
-            keeping.cancel()
-            failure = (await asyncio.gather(keeping, return_exceptions=True))[0]
-            await self._stop_all()
-        if isinstance(failure, BaseExceptionGroup):
-            failure = next(_leaves(failure))
-        if isinstance(failure, Exception):
-            raise failure
+        for tier in self._tiers:
+            self._begin(self._run_tier(tier))
+        self._begin(self._announce(when_ready))
+        await self._stop.wait()
+        # More than once, because code that waits with a timeout can lose a cancellation (Python 3.11's `wait_for`).
+        while waiting := [task for task in self._tasks if not task.done()]:
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting, timeout=0.5)
+        await self._stop_all()
+        if self._failure is not None:
+            raise self._failure
 
-    async def _start_and_keep(self, when_ready: Callable[[float], None]) -> None:
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        """Do it beside the rest; when it fails, everything is stopped."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self._stop.set()
+
+    async def _announce(self, when_ready: Callable[[float], None]) -> None:
         started_at = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            for tier in self._tiers:
-                group.create_task(self._run_tier(tier))
-            for ready in self._ready.values():
-                await ready.wait()
-            when_ready(time.monotonic() - started_at)
+        for ready in self._ready.values():
+            await ready.wait()
+        when_ready(time.monotonic() - started_at)
 
     async def _run_tier(self, tier: Tier) -> None:
         for name in tier.after:
             await self._ready[name].wait()
         started_at = time.monotonic()
-        prepared = self._kept[tier.name]
-        prepared.extend(_Kept(process) for process in await tier.prepare())
-        async with asyncio.TaskGroup() as group:
-            for kept in prepared:
-                group.create_task(self._run_once(kept) if kept.process.once else self._keep(kept))
-            for kept in prepared:
-                await kept.ready.wait()
-            if prepared:
-                self.say(f"{tier.name} ready after {time.monotonic() - started_at:.1f} s")
-            self._ready[tier.name].set()
+        members = [_Kept(process) for process in await tier.prepare()]
+        self._kept[tier.name] = members
+        for kept in members:
+            self._begin(self._run_once(kept) if kept.process.once else self._keep(kept))
+        for kept in members:
+            await kept.ready.wait()
+        if members:
+            self.say(f"{tier.name} ready after {time.monotonic() - started_at:.1f} s")
+        self._ready[tier.name].set()
 
     async def _run_once(self, kept: _Kept) -> None:
         child, output = await self._spawn(kept)
@@ -210,28 +219,42 @@ class Supervisor:
 
     async def _spawn(self, kept: _Kept) -> tuple[asyncio.subprocess.Process, asyncio.Task[None]]:
         kept.tail.clear()
-        child = await start(_dying_with_us(kept.process), output=asyncio.subprocess.PIPE)
+        # A pipe of our own: with asyncio's, a child counts as running until its own children have closed it too.
+        reading, writing = os.pipe()
+        try:
+            child = await start(_dying_with_us(kept.process), output=writing)
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
         kept.child = child
         kept.created_at = time.time()
         with contextlib.suppress(psutil.NoSuchProcess):
             kept.created_at = psutil.Process(child.pid).create_time()
         self._write_record(kept, "starting")
-        output = asyncio.create_task(self._pass_on(kept, child))
+        output = asyncio.create_task(self._pass_on(kept, os.fdopen(reading, "rb", buffering=0)))
         self._outputs.add(output)
         output.add_done_callback(self._outputs.discard)
         return child, output
 
-    async def _pass_on(self, kept: _Kept, child: asyncio.subprocess.Process) -> None:
-        assert child.stdout is not None  # noqa: S101 - started with a pipe
+    async def _pass_on(self, kept: _Kept, pipe: IO[bytes]) -> None:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
         rest = b""
-        while data := await child.stdout.read(64 * 1024):
-            *lines, rest = (rest + data).split(b"\n")
-            if len(rest) > _LONGEST_LINE:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                self._pass_on_line(kept, line)
-        if rest:
-            self._pass_on_line(kept, rest)
+        try:
+            while data := await reader.read(64 * 1024):
+                *lines, rest = (rest + data).split(b"\n")
+                if len(rest) > _LONGEST_LINE:
+                    lines, rest = [*lines, rest], b""
+                for line in lines:
+                    self._pass_on_line(kept, line)
+        finally:
+            if rest:
+                self._pass_on_line(kept, rest)
+            transport.close()
 
     def _pass_on_line(self, kept: _Kept, line: bytes) -> None:
         text = line.decode("utf-8", "replace").rstrip("\r")
@@ -347,11 +370,3 @@ async def _finish(output: asyncio.Task[None]) -> None:
     """Let the last lines through; a daemon that left the group may hold the pipe open for ever."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(output, 1.0)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

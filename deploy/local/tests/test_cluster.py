@@ -269,6 +269,8 @@ def test_down_stops_it_and_leaves_no_process(cluster: Started) -> None:
     assert running_pid(cluster.state) is None
     assert "No cluster of this checkout runs." in cluster.verb("down").stdout
     assert cluster.verb("ps").returncode == 1
+    assert cluster.verb("clean-state").returncode == 0
+    assert [path.name for path in cluster.state.iterdir()] == ["cluster.lock"]
 
 
 def test_a_killed_cluster_starts_again_over_what_was_left(tmp_path: Path) -> None:

@@ -223,6 +223,28 @@ async def test_asking_twice_kills_at_once(tmp_path: Path, run: Run) -> None:
     await until(lambda: not any(map(psutil.pid_exists, map(int, pids.read_text().split()))))
 
 
+async def test_a_readiness_check_that_loses_its_cancellation_does_not_hold_up_the_stop(
+    tmp_path: Path, run: Run
+) -> None:
+    lost = asyncio.Event()
+
+    async def ready() -> bool:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            if lost.is_set():
+                raise
+            lost.set()
+        return False
+
+    waiting = python("role", "import signal; signal.pause()", ready=ready)
+    step = python("step", "raise SystemExit(1)", once=True)
+    rig = run(tier("roles", waiting, step))
+    with pytest.raises(ClusterFailed, match="step failed"):
+        await asyncio.wait_for(rig.task, 20)
+    assert lost.is_set()
+
+
 async def test_stopping_while_it_starts_leaves_nothing(tmp_path: Path, run: Run) -> None:
     journal = tmp_path / "journal"
     rig = run(tier("roles", python("role", POLITE, "role", journal, ready=holds(tmp_path / "x", ""))))
@@ -230,6 +252,25 @@ async def test_stopping_while_it_starts_leaves_nothing(tmp_path: Path, run: Run)
     await rig.stop()
     assert journal.read_text().splitlines() == ["role starts", "role stops"]
     assert not rig.ready.is_set()
+
+
+async def test_a_child_that_holds_the_output_does_not_delay_the_stop(tmp_path: Path, run: Run) -> None:
+    code = """
+        import os, pathlib, signal, sys
+        daemon = os.fork()
+        if daemon == 0:
+            os.setsid()
+            os.execvp("sleep", ["sleep", "300"])
+        pathlib.Path(sys.argv[1]).write_text(str(daemon))
+        signal.pause()
+    """
+    daemon = tmp_path / "daemon"
+    rig = run(tier("roles", python("role", code, daemon, ready=holds(daemon, ""), stop_timeout=60)))
+    await rig.until_ready()
+    started_at = time.monotonic()
+    await rig.stop()
+    assert time.monotonic() - started_at < 10
+    os.kill(int(daemon.read_text()), signal.SIGKILL)
 
 
 async def test_lines_are_passed_on_unharmed(tmp_path: Path, run: Run) -> None:
