@@ -28,7 +28,7 @@ if __name__ == "__main__":
         SUBSCRIPTIONS,
         chores=[
             partial(sweep, model=Image, actor=CONVERT_IMAGE, queue=job_queue(settings)),
-            partial(discard_forgotten, settings=settings),
             forget_keys,
+            partial(discard_forgotten, settings=settings),  # last: it needs the storage, which may be down
         ],
     )
