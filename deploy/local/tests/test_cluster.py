@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from deploy.local.cluster import SERVICES, plan, tiers
+from deploy.local.ports import free_port
 from deploy.local.process import Process
 from deploy.local.running import ROOT, read_running, running_pid
 from deploy.local.supervisor import ClusterFailed, process_of, read_records
@@ -151,7 +152,8 @@ class Started:
     def __init__(self, folder: Path, root: Path, rabbitmq_port: int) -> None:
         self.state = folder / "state"
         self.env = {
-            **{name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "GATEWAY_PORT")},
+            **{name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "STORAGE_PLACE")},
+            "GATEWAY_PORT": str(free_port()),
             "RABBITMQ_URL": f"amqp://127.0.0.1:{rabbitmq_port}/",
             "ROSTRUM_STATE": str(self.state),
         }
@@ -168,7 +170,7 @@ class Started:
         return Path(self._output.name).read_text()
 
     def until_ready(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 90
         while (running := read_running(self.state)) is None or not running.ready:
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
