@@ -7,6 +7,8 @@
 export PYTHONTZPATH =
 # An installed CPython is used. None is ever downloaded.
 export UV_PYTHON_DOWNLOADS = never
+# Compiled once here, instead of by every process of the cluster at its first start: 4 s of processor time for each.
+export UV_COMPILE_BYTECODE = 1
 unexport VIRTUAL_ENV
 
 VENV := .venv/bin
