@@ -7,6 +7,7 @@ from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
+import aioboto3
 import httpx
 import pytest
 from PIL import Image as Picture
@@ -29,19 +30,28 @@ def service() -> ServiceUnderTest:
     return MEDIA
 
 
-@pytest.fixture
-def s3_settings() -> dict[str, Any]:
-    """A bucket of its own on the test server."""
+@pytest.fixture(scope="session")
+async def s3_settings() -> AsyncIterator[dict[str, Any]]:
+    """A bucket for this run on the test server. One for all tests: each takes volumes of the server's disk."""
     needed = ("TEST_S3_ENDPOINT", "TEST_S3_ACCESS_KEY_ID", "TEST_S3_SECRET_ACCESS_KEY")
     if missing := [name for name in needed if not os.environ.get(name)]:
         pytest.fail(f"{', '.join(missing)} not set: start the test servers (`make test` does) to test S3.")
-    return {
-        "storage_place": "s3",
-        "s3_endpoint": os.environ["TEST_S3_ENDPOINT"],
-        "s3_access_key_id": os.environ["TEST_S3_ACCESS_KEY_ID"],
-        "s3_secret_access_key": os.environ["TEST_S3_SECRET_ACCESS_KEY"],
-        "s3_bucket": f"rostrum-media-test-{new_id().hex[-12:]}",
-    }
+    endpoint, key_id, secret = (os.environ[name] for name in needed)
+    bucket = f"rostrum-media-test-{new_id().hex[-12:]}"
+    session = aioboto3.Session(aws_access_key_id=key_id, aws_secret_access_key=secret, region_name="us-east-1")
+    async with session.client("s3", endpoint_url=endpoint) as client:
+        await client.create_bucket(Bucket=bucket)
+        yield {
+            "storage_place": "s3",
+            "s3_endpoint": endpoint,
+            "s3_access_key_id": key_id,
+            "s3_secret_access_key": secret,
+            "s3_bucket": bucket,
+        }
+        while found := (await client.list_objects_v2(Bucket=bucket)).get("Contents"):
+            for file in found:
+                await client.delete_object(Bucket=bucket, Key=file["Key"])
+        await client.delete_bucket(Bucket=bucket)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +109,15 @@ def free_port() -> int:
 
 
 @pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """For the processes' temporary files. Not below ``tmp_path``: a socket's address has 108 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="media-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 async def environment(
-    service: ServiceUnderTest, databases: Databases, tokens: TokenFactory, tmp_path: Path
+    service: ServiceUnderTest, databases: Databases, tokens: TokenFactory, tmp_path: Path, short_folder: Path
 ) -> AsyncIterator[dict[str, str]]:
     """Settings of a service under a name of its own, so that its role, schema and queues are nobody else's."""
     name = f"media_{uuid4().hex[:8]}"
@@ -131,6 +139,7 @@ async def environment(
         "PUBLIC_URL": GATEWAY,
         "STORAGE_FOLDER": str(tmp_path / "storage"),
         "STORAGE_SIGNING_KEY": SIGNING_KEY,
+        "TMPDIR": str(short_folder),
     }
     async with await aio_pika.connect(server("TEST_RABBITMQ_URL")) as broker:
         channel = await broker.channel()
@@ -161,7 +170,11 @@ async def becomes(client: httpx.AsyncClient, path: str, *states: str) -> dict[st
 
 
 async def test_a_picture_goes_through_api_messenger_and_worker_which_stop_cleanly(
-    environment: dict[str, str], tokens: TokenFactory, tmp_path: Path, png: Callable[..., bytes]
+    environment: dict[str, str],
+    tokens: TokenFactory,
+    tmp_path: Path,
+    short_folder: Path,
+    png: Callable[..., bytes],
 ) -> None:
     async with (
         running("api", environment, tmp_path) as api,
@@ -185,6 +198,7 @@ async def test_a_picture_goes_through_api_messenger_and_worker_which_stop_cleanl
 
         for role in (worker, messenger, api):
             assert await role.stop() == 0, role.log.read_text()
+    assert os.listdir(short_folder) == []
 
 
 async def test_a_picture_whose_worker_was_killed_is_finished_by_the_next_one(
@@ -213,6 +227,13 @@ async def test_a_picture_whose_worker_was_killed_is_finished_by_the_next_one(
             image = await becomes(client, path, "ready", "rejected")
             assert image["state"] == "ready", image
             assert await worker.stop() == 0
+
+
+async def test_a_killed_master_takes_its_worker_along(environment: dict[str, str], tmp_path: Path) -> None:
+    async with running("worker", environment, tmp_path) as worker, asyncio.timeout(30):
+        family = psutil.Process(worker.process.pid).children(recursive=True)
+        worker.process.kill()
+        await until(lambda: not any(is_alive(process) for process in family))
 
 
 async def test_a_worker_whose_port_is_taken_ends_with_an_error(environment: dict[str, str], tmp_path: Path) -> None:

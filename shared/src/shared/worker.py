@@ -114,12 +114,13 @@ class _Resources(Middleware, Generic[R]):
 
 
 def _end_with_master() -> None:
-    """Asks the kernel for a SIGTERM when dramatiq's master is killed.
+    """Asks the kernel to kill this process when dramatiq's master is killed.
 
-    Left alone, this process would go on, without a supervisor, and hold the port of the probes.
+    Left alone it would go on without a supervisor and hold the port of the probes. No gentler signal would do: it
+    can't log any more, as its logs go through the master, and fails in the midst of stopping.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _on_loop(awaitable: Awaitable[Any]) -> None:

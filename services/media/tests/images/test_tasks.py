@@ -56,7 +56,6 @@ class TestOnBothPlaces:
         tokens: TokenFactory,
         temporary_files: Callable[[], list[Path]],
     ) -> None:
-        await live.app.state.storage.prepare()
         content = png(2600, 1000)
         uploaded = await upload(content)
         image_id = uploaded.json()["id"]
@@ -98,7 +97,6 @@ class TestOnBothPlaces:
     async def test_a_variant_is_cached_for_ever_and_harmless(
         self, live: Live, upload: Any, resources: Resources, png: Callable[..., bytes], tokens: TokenFactory
     ) -> None:
-        await live.app.state.storage.prepare()
         image_id = (await upload(png())).json()["id"]
         await convert_image(resources, UUID(image_id))
         variant = (await read(live, tokens, image_id)).json()["variants"][0]
@@ -143,7 +141,6 @@ class TestOnBothPlaces:
         tokens: TokenFactory,
         temporary_files: Callable[[], list[Path]],
     ) -> None:
-        await live.app.state.storage.prepare()
         uploaded = await upload(noise(300)[:100_000])
         assert uploaded.status_code == 202
 
