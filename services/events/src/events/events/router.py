@@ -16,7 +16,9 @@ from shared.pagination import Page, PageDep, set_next_link
 from shared.tokens import Principal, requires, service_only
 
 router = APIRouter(tags=["events"])
-internal = APIRouter(prefix="/internal", tags=["internal"], dependencies=[Depends(service_only())])
+internal = APIRouter(
+    prefix="/internal", tags=["internal"], dependencies=[Depends(service_only())], include_in_schema=False
+)
 
 
 @router.post("/v1/events", status_code=201, response_model=EventRead, summary="Create an event")

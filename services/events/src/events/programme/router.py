@@ -43,7 +43,12 @@ from shared.walltime import at
 MAX_PROGRAMME_SIZE = 64 * MEBIBYTE
 
 router = APIRouter(prefix="/v1/events/{event_ref}", tags=["programme"])
-internal = APIRouter(prefix="/internal/programmes", tags=["internal"], dependencies=[Depends(service_only())])
+internal = APIRouter(
+    prefix="/internal/programmes",
+    tags=["internal"],
+    dependencies=[Depends(service_only())],
+    include_in_schema=False,
+)
 
 
 async def _event(event_ref: EventReference, reader: Reader, session: SessionDep) -> EventHead:

@@ -21,7 +21,9 @@ from shared.storage import Storage
 from shared.texts import Storable
 from shared.tokens import service_only
 
-router = APIRouter(prefix="/internal/images", tags=["internal"], dependencies=[Depends(service_only())])
+router = APIRouter(
+    prefix="/internal/images", tags=["internal"], dependencies=[Depends(service_only())], include_in_schema=False
+)
 
 Name = Annotated[str, Query(min_length=1, max_length=400), Storable]
 
