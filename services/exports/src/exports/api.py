@@ -1,17 +1,42 @@
 """Role 1: the HTTP interface."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
+from exports.clients.calls import open_neighbours
+from exports.exports import router as exports
+from exports.imports import router as imports
 from exports.settings import ExportsSettings
 from shared.app import create_app, run_api
+from shared.storage import open_storage
+
+DESCRIPTION = """\
+Whole events, in and out: import an Open Event archive of any dialect, export everything of an event as one zip.
+
+Both are jobs: the answer is 202 with a `Location`. Read that again and again, or follow its `/progress` as
+server-sent events, until `state` is `done` or `failed`.
+"""
 
 
 def create_exports(settings: ExportsSettings) -> FastAPI:
+    @asynccontextmanager
+    async def with_storage_and_neighbours(app: FastAPI) -> AsyncIterator[None]:
+        async with open_storage(settings) as storage, open_neighbours(settings) as neighbours:
+            app.state.storage = storage
+            app.state.neighbours = neighbours
+            app.state.reading = asyncio.Lock()
+            app.state.checks["storage"] = storage.check
+            yield
+
     return create_app(
         settings,
-        routers=[],
+        routers=[imports.router, exports.files, exports.router],
         title="Rostrum exports",
-        description="",
+        description=DESCRIPTION,
+        resources=with_storage_and_neighbours,
     )
 
 

@@ -1,9 +1,20 @@
 """Tables of the service. The schema is the role's search path, so names stand without it."""
 
-from sqlalchemy.orm import DeclarativeBase
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Index, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
 from shared.database import COLUMN_TYPES, new_metadata
+from shared.idempotency import idempotency_table
+from shared.jobs import JobColumns
 from shared.messaging.outbox import messaging_tables
+
+# What the sweep looks through every few seconds: not all jobs that there ever were.
+_UNFINISHED = text("state IN ('queued', 'running')")
 
 
 class Base(DeclarativeBase):
@@ -12,3 +23,66 @@ class Base(DeclarativeBase):
 
 
 messaging_tables(Base.metadata)
+idempotency_table(Base.metadata)
+
+
+class Import(Base, JobColumns):
+    """An uploaded archive, and the job that makes an event of it. ``archive_key`` is empty once it is deleted."""
+
+    __tablename__ = "imports"
+
+    organizer: Mapped[str]
+    file_name: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    archive_key: Mapped[str | None]
+    event_id: Mapped[UUID | None]
+    event_identifier: Mapped[str | None]
+    counts: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'"))
+    repairs: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list, server_default=text("'[]'"))
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[Any, ...]:
+        return (
+            *super().__table_args__,
+            Index("ix_imports_organizer_id", "organizer", "id"),
+            Index("ix_imports_unfinished", "created_at", postgresql_where=_UNFINISHED),
+            Index("ix_imports_archive_key", "finished_at", postgresql_where=text("archive_key IS NOT NULL")),
+        )
+
+
+class Export(Base, JobColumns):
+    """A requested archive of an event, and the job that writes it. ``file_key`` is empty once it is deleted."""
+
+    __tablename__ = "exports"
+
+    organizer: Mapped[str]
+    event_id: Mapped[UUID]
+    event_name: Mapped[str]
+    file_key: Mapped[str | None]
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    sha256: Mapped[str | None]
+    counts: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'"))
+    expires_at: Mapped[datetime | None]
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[Any, ...]:
+        return (
+            *super().__table_args__,
+            Index("ix_exports_organizer_event_id_id", "organizer", "event_id", "id"),
+            Index("ix_exports_unfinished", "created_at", postgresql_where=_UNFINISHED),
+            Index("ix_exports_file_key", "expires_at", postgresql_where=text("file_key IS NOT NULL")),
+        )
+
+
+class ArchiveInTransit(Base):
+    """A key that an upload is about to store, or has stored, while the import's own row is not committed.
+
+    The upload's transaction removes the row, so one that grows old names a file which nobody knows of.
+    """
+
+    __tablename__ = "archives_in_transit"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)

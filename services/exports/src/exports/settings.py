@@ -1,3 +1,5 @@
+from pydantic import Field
+
 from shared.settings import MEBIBYTE, Settings, StorageSettings
 
 
@@ -9,5 +11,9 @@ class ExportsSettings(StorageSettings, Settings):
     tickets_url: str = "http://127.0.0.1:8002"
     media_url: str = "http://127.0.0.1:8003"
     max_archive_size: int = 256 * MEBIBYTE
+    max_image_size: int = Field(
+        default=10 * MEBIBYTE,
+        description="The media service's own limit, so that a picture above it is told of without being sent.",
+    )
     download_link_lifetime: int = 15 * 60
     export_lifetime: int = 7 * 24 * 3600

@@ -93,7 +93,7 @@ async def test_states_are_told_in_the_order_asked_without_what_is_anothers(
     )
 
     first, second = answer.json()["images"]
-    assert first == {"image_id": waiting, "state": "received", "variants": []}
+    assert first == {"image_id": waiting, "state": "received", "format": "PNG", "variants": []}
     assert (second["image_id"], second["state"]) == (ready, "ready")
     assert [variant["name"] for variant in second["variants"]] == ["large", "thumbnail", "icon"]
     fetched = await live.client.get(second["variants"][0]["path"])

@@ -4,6 +4,7 @@ import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -168,13 +169,18 @@ async def _slices(data: bytes, size: int) -> AsyncGenerator[bytes, None]:
         yield data[start : start + size]
 
 
-async def in_thread(work: Callable[[], Result], *, discard: Callable[[Result], object] | None = None) -> Result:
+async def in_thread(
+    work: Callable[[], Result],
+    *,
+    discard: Callable[[Result], object] | None = None,
+    pool: Executor | None = None,
+) -> Result:
     """Like ``asyncio.to_thread``, but when it ends the work has ended too, also when the task is cancelled.
 
     So nobody closes or removes what a thread still writes to. ``discard`` gets a result that nobody waits for
-    any more, such as an opened file.
+    any more, such as an opened file. ``pool`` replaces the loop's own threads.
     """
-    running = asyncio.get_running_loop().run_in_executor(None, work)
+    running = asyncio.get_running_loop().run_in_executor(pool, work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

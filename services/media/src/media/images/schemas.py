@@ -104,14 +104,22 @@ class VariantPath(BaseModel):
 
 
 class ImageState(BaseModel):
+    """``format`` is that of the original: PNG, JPEG, WEBP or GIF."""
+
     image_id: UUID
     state: State
+    format: str
     variants: list[VariantPath]
 
     @classmethod
     def of(cls, image: Image) -> "ImageState":
         return cls.model_validate(
-            {"image_id": image.id, "state": STATES[image.state], "variants": variant_paths(image)}
+            {
+                "image_id": image.id,
+                "state": STATES[image.state],
+                "format": image.format,
+                "variants": variant_paths(image),
+            }
         )
 
 

@@ -1,0 +1,178 @@
+"""Calls to the other services: one client, this service's own token, retries, their refusals passed on.
+
+Every call that is made here may be repeated: it reads, or names the import that it belongs to.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import IO
+
+import httpx
+from pydantic import ValidationError
+
+from exports.settings import ExportsSettings
+from shared.logs import get_logger
+from shared.problems import Problem, ProblemDocument, Unavailable
+from shared.storage.interface import in_thread
+from shared.tokens import ServiceTokenAuth
+from shared.tracing import current_traceparent
+
+log = get_logger(__name__)
+
+CONNECT_TIMEOUT = 5.0
+TIMEOUT = 60.0
+PAUSES = (0.2, 0.5, 1.0)
+CHUNK = 256 << 10
+
+Content = bytes | Callable[[], AsyncIterable[bytes]]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The services that hold what is imported and exported."""
+
+    http: httpx.AsyncClient
+    events_url: str
+    tickets_url: str
+    media_url: str
+
+
+class NeighbourUnavailable(Unavailable):
+    """It can't be reached, says "not now", or does not know us: nothing is wrong with what was asked."""
+
+    code = "service-unavailable"
+
+
+class NeighbourFailed(Exception):
+    """It answered with an error of its own, or broke off. Trying again may help, and may not."""
+
+
+@asynccontextmanager
+async def open_neighbours(
+    settings: ExportsSettings, *, transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Neighbours]:
+    """Once per process. ``transport`` replaces the network, for tests."""
+    async with httpx.AsyncClient(
+        auth=ServiceTokenAuth(settings.service_token_file),
+        timeout=httpx.Timeout(TIMEOUT, connect=CONNECT_TIMEOUT),
+        limits=httpx.Limits(max_connections=40, max_keepalive_connections=20),
+        trust_env=False,
+        transport=transport,
+    ) as http:
+        yield Neighbours(http, settings.events_url, settings.tickets_url, settings.media_url)
+
+
+async def call(
+    neighbours: Neighbours,
+    method: str,
+    url: str,
+    *,
+    params: Mapping[str, str] | None = None,
+    content: Content | None = None,
+    content_type: str = "application/json",
+    into: IO[bytes] | None = None,
+    timeout: float = TIMEOUT,  # noqa: ASYNC109 - of httpx, for each read and write
+) -> httpx.Response:
+    """The answer, when it is a good one. ``into`` takes its body in place of the response, whole or not at all.
+
+    Raises the other service's refusal as a ``Problem`` of the same status, code and detail,
+    ``NeighbourUnavailable`` when it can't be reached or answers 503 for some seconds, ``NeighbourFailed`` when it
+    fails.
+    """
+    failure: Exception
+    for pause in (*PAUSES, None):
+        try:
+            response = await _attempt(neighbours, method, url, params, content, content_type, into, timeout)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            failure = NeighbourUnavailable(f"{_host(url)} can't be reached. Try again.")
+            failure.__cause__ = error
+        except httpx.TimeoutException as error:
+            raise NeighbourFailed(f"{method} {url}: {type(error).__name__}") from error
+        except httpx.TransportError as error:
+            failure = NeighbourFailed(f"{method} {url}: {type(error).__name__} {error}")
+            failure.__cause__ = error
+        else:
+            if response.status_code != 503:
+                return _checked(response)
+            failure = NeighbourUnavailable(f"{_host(url)} can't do it now. Try again.")
+        if pause is None:
+            raise failure
+        log.info("neighbour.tried_again", method=method, url=url, reason=str(failure))
+        await asyncio.sleep(pause * random.uniform(0.7, 1.3))
+    raise AssertionError("unreachable")
+
+
+async def _attempt(
+    neighbours: Neighbours,
+    method: str,
+    url: str,
+    params: Mapping[str, str] | None,
+    content: Content | None,
+    content_type: str,
+    into: IO[bytes] | None,
+    timeout: float,  # noqa: ASYNC109 - as above
+) -> httpx.Response:
+    headers = {"Content-Type": content_type} if content is not None else {}
+    if traceparent := current_traceparent():
+        headers["traceparent"] = traceparent
+    request = neighbours.http.build_request(
+        method,
+        url,
+        params=params,
+        content=content() if callable(content) else content,
+        headers=headers,
+        timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
+    )
+    response = await neighbours.http.send(request, stream=True)
+    try:
+        if into is None or response.is_error:
+            await response.aread()
+        else:
+            await _save(response, into)
+    finally:
+        await response.aclose()
+    return response
+
+
+async def _save(response: httpx.Response, file: IO[bytes]) -> None:
+    await in_thread(partial(_empty, file))
+    size = 0
+    async for chunk in response.aiter_raw(CHUNK):
+        size += await in_thread(partial(file.write, chunk))
+    declared = response.headers.get("content-length")
+    if declared is not None and int(declared) != size:
+        raise httpx.RemoteProtocolError(f"{size} bytes came of {declared}")
+
+
+def _empty(file: IO[bytes]) -> None:
+    file.seek(0)
+    file.truncate()
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    url = str(response.request.url)
+    if response.status_code in (401, 403):
+        log.error("neighbour.refuses_us", url=url, status=response.status_code, answer=response.text[:500])
+        raise NeighbourUnavailable(f"{_host(url)} does not accept this service's own token at the moment.")
+    try:
+        document = ProblemDocument.model_validate_json(response.content)
+    except ValidationError:
+        document = None
+    if document is None or response.status_code >= 500:
+        raise NeighbourFailed(f"{response.request.method} {url}: {response.status_code} {response.text[:200]}")
+    refusal: type[Problem] = type(
+        "NeighbourRefused",
+        (Problem,),
+        {"status": response.status_code, "code": document.code, "title": document.title},
+    )
+    raise refusal(document.detail, errors=document.errors)
+
+
+def _host(url: str) -> str:
+    return f"The service at {httpx.URL(url).netloc.decode('ascii')}"

@@ -1,0 +1,114 @@
+"""The public paths of imports."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.sse import EventSourceResponse
+
+from exports.access import ImportWriter, organizer_of
+from exports.imports import repository, service, uploads
+from exports.imports.arriving import ArrivingDep
+from exports.imports.schemas import ImportRead, ImportSummary
+from exports.models import Import
+from exports.progress import JobProgress, follow
+from exports.settings import ExportsSettings
+from shared.database import SessionDep
+from shared.etags import IfNoneMatch, etag_of, is_not_modified
+from shared.idempotency import OnceDep, json_answer
+from shared.pagination import Page, PageDep, set_next_link
+
+router = APIRouter(prefix="/v1/imports", tags=["imports"])
+
+# Uploads are counted where they are read: the framework's own refusal names neither the field nor the limit.
+COUNTED_BY_US = 1 << 40
+
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [uploads.FIELD],
+                    "additionalProperties": False,
+                    "properties": {
+                        uploads.FIELD: {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "A zip of Open Event JSON and pictures.",
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+async def _import_of_request(import_id: UUID, principal: ImportWriter, session: SessionDep) -> Import:
+    return await service.get_import(session, import_id, organizer_of(principal))
+
+
+ImportDep = Annotated[Import, Depends(_import_of_request)]
+
+
+@router.post(
+    "",
+    summary="Import an event from an archive",
+    description="Takes an Open Event archive of any dialect. It is read at once, so one that can't be imported is "
+    "refused here and nothing stays behind; the work itself is done in the background. Follow `Location`.",
+    status_code=202,
+    response_model=ImportRead,
+    openapi_extra=_FORM,
+    max_body_size=COUNTED_BY_US,
+)
+async def create_import(
+    request: Request, archives: ArrivingDep, principal: ImportWriter, session: SessionDep, once: OnceDep
+) -> Response:
+    settings: ExportsSettings = request.app.state.settings
+    async with uploads.received(
+        request, max_size=settings.max_archive_size, reading=request.app.state.reading
+    ) as upload:
+        job, sha256 = await service.store_archive(archives, upload, organizer=organizer_of(principal))
+
+    async def work() -> Response:
+        await service.add_import(session, archives, job)
+        headers = {"Location": f"/v1/imports/{job.id}", **_headers(job)}
+        return json_answer(ImportRead.model_validate(job), status=202, headers=headers)
+
+    return await once.run(principal, work, fingerprint=f"{sha256} {job.file_name}".encode())
+
+
+@router.get("", summary="List imports, newest first", response_model=Page[ImportSummary])
+async def list_imports(
+    request: Request, response: Response, principal: ImportWriter, session: SessionDep, page: PageDep
+) -> Page[ImportSummary]:
+    """Without the lines of their reports."""
+    imports, next_cursor = await repository.find_page(session, organizer_of(principal), page)
+    set_next_link(request, response, next_cursor)
+    return Page(items=[ImportSummary.model_validate(job) for job in imports], next_cursor=next_cursor)
+
+
+@router.get("/{import_id}", summary="Read how far an import is, and its report", response_model=ImportRead)
+async def read_import(job: ImportDep, if_none_match: IfNoneMatch = None) -> Response:
+    headers = _headers(job)
+    if is_not_modified(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return json_answer(ImportRead.model_validate(job), headers=headers)
+
+
+@router.get("/{import_id}/progress", summary="Follow an import", response_class=EventSourceResponse)
+async def follow_import(request: Request, job: ImportDep) -> AsyncIterator[JobProgress]:
+    """Server-sent events: where it is now, then each change. Ends when the import has ended, or after ten minutes;
+    ask again then."""
+    async for progress in follow(request, request.app.state.sessions, Import, job.id):
+        yield progress
+
+
+def _headers(job: Import) -> dict[str, str]:
+    """A job has no version: what can change of it is in its tag."""
+    step = job.step.replace(" ", "-")
+    tag = f"{job.state}.{job.attempts}.{step}.{job.done}.{job.total}.{'event' if job.event_id else ''}"
+    return {"ETag": etag_of(tag), "Cache-Control": "private, no-cache"}

@@ -1,0 +1,30 @@
+"""Role 3: runs imports and exports."""
+
+import sys
+from functools import partial
+
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+from exports.exports.service import RUN_EXPORT
+from exports.exports.tasks import run_export
+from exports.imports.service import JOB_QUEUE, RUN_IMPORT
+from exports.imports.tasks import run_import
+from exports.resources import open_resources
+from exports.settings import ExportsSettings
+from shared.worker import new_worker_broker, run_worker
+
+JOBS_AT_ONCE = 4
+
+
+def create_broker() -> RabbitmqBroker:
+    settings = ExportsSettings()
+    return new_worker_broker(
+        settings,
+        partial(open_resources, settings),
+        {RUN_IMPORT: run_import, RUN_EXPORT: run_export},
+        queue=JOB_QUEUE,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker("exports.worker:create_broker", threads=JOBS_AT_ONCE))
