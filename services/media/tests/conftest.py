@@ -16,10 +16,11 @@ from sqlalchemy import func, select
 from media.api import create_media
 from media.images.sandbox import Sandbox
 from media.images.tasks import Resources
-from media.models import Image, OriginalInTransit
+from media.models import Image
 from media.settings import MediaSettings
 from shared.ids import new_id
 from shared.messaging.outbox import OUTBOX
+from shared.storage.transit import FILES_IN_TRANSIT
 from shared.testing import Live, ServiceUnderTest, TokenFactory
 
 MEDIA = ServiceUnderTest(MediaSettings, create_media, Path(__file__).parents[1])
@@ -103,7 +104,7 @@ def nothing_is_left(live: Live, temporary_files: Callable[[], list[Path]]) -> Ca
         assert kept == []
         assert temporary_files() == []
         async with live.sessions() as session:
-            for table in (Image, OriginalInTransit, OUTBOX):
+            for table in (Image, FILES_IN_TRANSIT, OUTBOX):
                 assert await session.scalar(select(func.count()).select_from(table)) == 0
 
     return check

@@ -82,16 +82,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("import_id IS NOT NULL"),
     )
     op.create_table(
-        "originals_in_transit",
+        "files_in_transit",
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.PrimaryKeyConstraint("key", name=op.f("pk_originals_in_transit")),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_files_in_transit")),
     )
-    op.create_index(
-        op.f("ix_originals_in_transit_created_at"), "originals_in_transit", ["created_at"], unique=False
-    )
+    op.create_index("ix_files_in_transit_created_at", "files_in_transit", ["created_at"], unique=False)
     op.create_table(
         "image_variants",
         sa.Column("image_id", sa.Uuid(), nullable=False),
@@ -111,8 +109,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("image_variants")
-    op.drop_index(op.f("ix_originals_in_transit_created_at"), table_name="originals_in_transit")
-    op.drop_table("originals_in_transit")
+    op.drop_index("ix_files_in_transit_created_at", table_name="files_in_transit")
+    op.drop_table("files_in_transit")
     op.drop_index(
         "uq_images_organizer_import_id_name", table_name="images", postgresql_where=sa.text("import_id IS NOT NULL")
     )

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-from media.images.originals import discard_forgotten
 from media.images.service import CONVERT_IMAGE, job_queue
 from media.models import Image
 from media.settings import MediaSettings
@@ -12,6 +11,7 @@ from shared.idempotency import forget_expired_keys
 from shared.jobs import sweep
 from shared.messaging.consumer import Subscription
 from shared.messaging.messenger import run_messenger
+from shared.storage.transit import discard_forgotten
 
 SUBSCRIPTIONS: list[Subscription[Any]] = []
 

@@ -1,10 +1,9 @@
 """Tables of the service. The schema is the role's search path, so names stand without it."""
 
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger, Text, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
 from media.images.sizes import ImageKind
@@ -12,6 +11,7 @@ from shared.database import COLUMN_TYPES, new_metadata
 from shared.idempotency import idempotency_table
 from shared.jobs import JobColumns
 from shared.messaging.outbox import messaging_tables
+from shared.storage.transit import transit_table
 
 
 class Base(DeclarativeBase):
@@ -21,6 +21,7 @@ class Base(DeclarativeBase):
 
 messaging_tables(Base.metadata)
 idempotency_table(Base.metadata)
+transit_table(Base.metadata)
 
 
 class Image(Base, JobColumns):
@@ -75,15 +76,3 @@ class ImageVariant(Base):
     size: Mapped[int]
     digest: Mapped[str]
     key: Mapped[str]
-
-
-class OriginalInTransit(Base):
-    """A key that an upload is about to store, or has stored, while the image's own row is not committed.
-
-    The upload's transaction removes the row, so one that grows old names a file which nobody knows of.
-    """
-
-    __tablename__ = "originals_in_transit"
-
-    key: Mapped[str] = mapped_column(primary_key=True)
-    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)

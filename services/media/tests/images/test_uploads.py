@@ -11,10 +11,10 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, insert, select, text, update
 
-from media.images.originals import TRANSIT_PATIENCE, discard_forgotten
-from media.models import Image, OriginalInTransit
+from media.models import Image
+from shared.storage.transit import FILES_IN_TRANSIT, TRANSIT_PATIENCE, discard_forgotten
 from shared.testing import Live, TokenFactory
 
 Check = Callable[[], Awaitable[None]]
@@ -67,7 +67,7 @@ async def test_an_upload_is_stored_and_queued_and_says_where_to_look(
         assert [(row.kind, row.type, row.payload["job_id"]) for row in rows] == [
             ("job", "media.convert_image", image["id"])
         ]
-        assert await session.scalar(select(func.count()).select_from(OriginalInTransit)) == 0
+        assert await session.scalar(select(func.count()).select_from(FILES_IN_TRANSIT)) == 0
 
 
 async def test_200_megapixels_in_30_kilobytes_are_refused_and_leave_nothing(
@@ -196,7 +196,7 @@ async def test_an_upload_that_is_sent_twice_with_one_key_makes_one_image(
     assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
     assert len(stored_files(live)) == 1
     async with live.sessions() as session:
-        assert await session.scalar(select(func.count()).select_from(OriginalInTransit)) == 0
+        assert await session.scalar(select(func.count()).select_from(FILES_IN_TRANSIT)) == 0
 
 
 async def test_a_commit_that_fails_is_no_success_and_leaves_nothing(
@@ -226,12 +226,12 @@ async def test_an_original_that_a_killed_process_left_is_found_and_removed_after
     await live.app.state.storage.put("originals/x/orphan", b"left", content_type="image/png")
     await live.app.state.storage.put("originals/x/fresh", b"in work", content_type="image/png")
     async with live.sessions.begin() as session:
-        session.add_all([OriginalInTransit(key="originals/x/orphan"), OriginalInTransit(key="originals/x/fresh")])
-        await session.flush()
+        keys = ("originals/x/orphan", "originals/x/fresh")
+        await session.execute(insert(FILES_IN_TRANSIT), [{"key": key} for key in keys])
         long_ago = func.clock_timestamp() - TRANSIT_PATIENCE - timedelta(minutes=1)
         await session.execute(
-            update(OriginalInTransit)
-            .where(OriginalInTransit.key == "originals/x/orphan")
+            update(FILES_IN_TRANSIT)
+            .where(FILES_IN_TRANSIT.c.key == "originals/x/orphan")
             .values(created_at=long_ago)
         )
 
@@ -239,7 +239,7 @@ async def test_an_original_that_a_killed_process_left_is_found_and_removed_after
 
     assert {path.name for path in stored_files(live)} == {str(kept), "fresh"}
     async with live.sessions() as session:
-        assert (await session.scalars(select(OriginalInTransit.key))).all() == ["originals/x/fresh"]
+        assert (await session.scalars(select(FILES_IN_TRANSIT.c.key))).all() == ["originals/x/fresh"]
 
 
 async def test_the_list_is_the_organizers_own_newest_first_in_pages(

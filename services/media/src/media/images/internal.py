@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from media.images import service, uploads
-from media.images.originals import OriginalsDep
 from media.images.router import COUNTED_BY_US
 from media.images.rules import STATES
 from media.images.schemas import ImageState, ImageStates, ImportedImage, Organizer, StatesQuery
@@ -18,6 +17,7 @@ from media.models import Image
 from media.settings import MediaSettings
 from shared.database import SessionDep, Sessions
 from shared.storage import Storage
+from shared.storage.transit import FilesInTransitDep
 from shared.texts import Storable
 from shared.tokens import service_only
 
@@ -41,7 +41,7 @@ Name = Annotated[str, Query(min_length=1, max_length=400), Storable]
 async def import_image(
     request: Request,
     response: Response,
-    originals: OriginalsDep,
+    files: FilesInTransitDep,
     session: SessionDep,
     organizer: Annotated[Organizer, Query()],
     name: Name,
@@ -57,8 +57,8 @@ async def import_image(
         response.status_code = 200
         return _imported(known)
     async with uploads.from_body(request, name=name, max_size=settings.max_image_size) as upload:
-        image = await service.store_original(originals, upload, organizer=organizer, kind=kind, import_id=import_id)
-    added = await service.add_imported_image(session, originals, image, queue=service.job_queue(settings))
+        image = await service.store_original(files, upload, organizer=organizer, kind=kind, import_id=import_id)
+    added = await service.add_imported_image(session, files, image, queue=service.job_queue(settings))
     if added is not image:
         response.status_code = 200
     return _imported(added)

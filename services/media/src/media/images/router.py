@@ -7,7 +7,6 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 
 from media.images import repository, service, uploads
-from media.images.originals import OriginalsDep
 from media.images.rules import name_and_digest, variant_key
 from media.images.schemas import ImageRead, etag
 from media.images.sizes import VARIANTS
@@ -18,6 +17,7 @@ from shared.idempotency import OnceDep, json_answer
 from shared.pagination import Page, PageDep, set_next_link
 from shared.problems import NotFound
 from shared.storage import FileNotStored, Storage
+from shared.storage.transit import FilesInTransitDep
 from shared.tokens import PUBLIC, Principal, requires
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -64,14 +64,14 @@ _FORM: dict[str, Any] = {
     max_body_size=COUNTED_BY_US,
 )
 async def upload_image(
-    request: Request, originals: OriginalsDep, principal: Writer, session: SessionDep, once: OnceDep
+    request: Request, files: FilesInTransitDep, principal: Writer, session: SessionDep, once: OnceDep
 ) -> Response:
     settings = _settings(request)
     async with uploads.from_form(request, max_size=settings.max_image_size) as (upload, kind):
-        image = await service.store_original(originals, upload, organizer=_organizer(principal), kind=kind)
+        image = await service.store_original(files, upload, organizer=_organizer(principal), kind=kind)
 
     async def work() -> Response:
-        await service.add_image(session, originals, image, queue=service.job_queue(settings))
+        await service.add_image(session, files, image, queue=service.job_queue(settings))
         return json_answer(
             ImageRead.of(image, settings.public_url),
             status=202,

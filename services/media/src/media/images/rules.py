@@ -30,9 +30,3 @@ def name_and_digest(file_name: str) -> tuple[str, str] | None:
     """Of the last part of a variant's path; None when it is not one."""
     match = _VARIANT_FILE.fullmatch(file_name)
     return (match[1], match[2]) if match else None
-
-
-def harmless_name(file_name: str | None) -> str:
-    """What the client called its file, without folders and what can't be printed or stored."""
-    last = (file_name or "").replace("\\", "/").rpartition("/")[2]
-    return "".join(char for char in last if char.isprintable()).strip()[:255] or "image"

@@ -7,15 +7,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from media.images import repository
-from media.images.originals import Originals
 from media.images.rules import original_key
 from media.images.sizes import ImageKind
-from media.images.uploads import Upload
+from media.images.uploads import ImageUpload
 from media.models import Image
 from shared.ids import new_id
 from shared.jobs import enqueue
 from shared.problems import NotFound
 from shared.settings import Settings
+from shared.storage.transit import FilesInTransit
 
 CONVERT_IMAGE = "media.convert_image"
 
@@ -25,12 +25,12 @@ def job_queue(settings: Settings) -> str:
 
 
 async def store_original(
-    originals: Originals, upload: Upload, *, organizer: str, kind: ImageKind, import_id: UUID | None = None
+    files: FilesInTransit, upload: ImageUpload, *, organizer: str, kind: ImageKind, import_id: UUID | None = None
 ) -> Image:
     """The upload's image, whose original is stored; it becomes one by ``add_image``."""
     image_id = new_id()
     key = original_key(organizer, image_id)
-    stored = await originals.store(key, upload.chunks(), content_type=f"image/{upload.header.format.lower()}")
+    stored = await files.store(key, upload.upload.chunks(), content_type=f"image/{upload.header.format.lower()}")
     return Image(
         id=image_id,
         organizer=organizer,
@@ -47,10 +47,10 @@ async def store_original(
     )
 
 
-async def add_image(session: AsyncSession, originals: Originals, image: Image, *, queue: str) -> None:
+async def add_image(session: AsyncSession, files: FilesInTransit, image: Image, *, queue: str) -> None:
     """Adds it with the job that converts it."""
     await enqueue(session, image, actor=CONVERT_IMAGE, queue=queue)
-    await originals.keep(session, image.original_key)
+    await files.keep(session, image.original_key)
 
 
 async def find_imported(session: AsyncSession, organizer: str, import_id: UUID | None, name: str) -> Image | None:
@@ -60,11 +60,11 @@ async def find_imported(session: AsyncSession, organizer: str, import_id: UUID |
     return await repository.find_imported(session, organizer, import_id, name)
 
 
-async def add_imported_image(session: AsyncSession, originals: Originals, image: Image, *, queue: str) -> Image:
+async def add_imported_image(session: AsyncSession, files: FilesInTransit, image: Image, *, queue: str) -> Image:
     """Adds it, unless an equal call that runs at the same time has won; then the image of that one."""
     try:
         async with session.begin_nested():
-            await add_image(session, originals, image, queue=queue)
+            await add_image(session, files, image, queue=queue)
     except IntegrityError:
         winner = await find_imported(session, image.organizer, image.import_id, image.name)
         if winner is None:
