@@ -143,6 +143,25 @@ async def migrate(service: ServiceUnderTest, url: str, revision: str = "head") -
     await asyncio.to_thread(alembic.command.upgrade, config, revision)
 
 
+async def check_migrations(service: ServiceUnderTest, databases: Databases) -> None:
+    """Fails unless the revisions lead from nothing to the models, one step back, and there again."""
+    url = await databases.empty(f"{service.name}_migrations")
+    connection = await asyncpg.connect(url.replace("+asyncpg", "", 1))
+    await connection.execute(f'CREATE SCHEMA "{service.name}"')
+    await connection.close()
+    config = alembic.config.Config(service.root / "alembic.ini")
+    config.attributes["settings"] = service.settings(database_url=SecretStr(url))
+
+    async def run(command: Callable[..., object], *arguments: str) -> None:
+        await asyncio.to_thread(command, config, *arguments)
+
+    await run(alembic.command.upgrade, "head")
+    await run(alembic.command.check)
+    await run(alembic.command.downgrade, "-1")
+    await run(alembic.command.upgrade, "head")
+    await run(alembic.command.check)
+
+
 class TokenFactory:
     """A token issuer of the tests; its keys are in ``jwks_url``."""
 
