@@ -1,0 +1,114 @@
+"""Calls to other services: what is tried again, what is passed on, and what never reaches a user as it was."""
+
+import io
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from exports.clients import calls
+from exports.clients.calls import NeighbourFailed, NeighbourUnavailable, call, open_neighbours
+from shared.problems import Problem
+
+URL = "http://media.test/internal/images/1/original"
+
+
+class Scripted(httpx.AsyncBaseTransport):
+    """A network that answers as the test says, one after the other, and keeps what came."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers = list(answers)
+        self.bodies: list[bytes] = []
+        self.requests: list[httpx.Request] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        self.bodies.append(b"".join([chunk async for chunk in request.stream]))  # type: ignore[union-attr]
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Body(httpx.AsyncByteStream):
+    """A body that comes bit by bit, and may end before it is whole, as when the other process is killed."""
+
+    def __init__(self, content: bytes, *, is_torn: bool = False) -> None:
+        self.content = content
+        self.is_torn = is_torn
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.content
+        if self.is_torn:
+            raise httpx.ReadError("gone")
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "PAUSES", (0.0, 0.0, 0.0))
+
+
+async def made(new_settings: Any, network: Scripted, **arguments: Any) -> httpx.Response:
+    async with open_neighbours(new_settings(), transport=network) as neighbours:
+        return await call(neighbours, arguments.pop("method", "GET"), URL, **arguments)
+
+
+async def test_a_body_that_tears_is_fetched_again_from_its_beginning(new_settings: Any) -> None:
+    network = Scripted(
+        httpx.Response(200, stream=Body(b"the wh", is_torn=True)),
+        httpx.Response(200, stream=Body(b"short"), headers={"Content-Length": "9"}),
+        httpx.Response(200, stream=Body(b"the whole")),
+    )
+    file = io.BytesIO()
+    await made(new_settings, network, into=file)
+    assert file.getvalue() == b"the whole"
+
+
+async def test_a_streamed_body_is_sent_whole_again(new_settings: Any) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"pic"
+        yield b"ture"
+
+    network = Scripted(httpx.ConnectError("refused"), httpx.Response(503), httpx.Response(201, json={}))
+    await made(new_settings, network, method="POST", content=chunks)
+    assert network.bodies == [b"picture"] * 3
+
+
+async def test_each_call_shows_the_services_own_token(new_settings: Any, tokens: Any) -> None:
+    network = Scripted(httpx.Response(200))
+    await made(new_settings, network)
+    assert network.requests[0].headers["authorization"].startswith("Bearer ey")
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([httpx.ConnectError("refused")] * 4, NeighbourUnavailable),
+        ([httpx.Response(503)] * 4, NeighbourUnavailable),
+        ([httpx.ReadError("gone")] * 4, NeighbourFailed),
+        ([httpx.ReadTimeout("slow")], NeighbourFailed),
+        ([httpx.Response(500, text="boom")], NeighbourFailed),
+        ([httpx.Response(404, text="a proxy's page")], NeighbourFailed),
+        ([httpx.Response(403, json={})], NeighbourUnavailable),
+    ],
+)
+async def test_what_is_given_up_tells_why(new_settings: Any, answers: list[Any], expected: type[Exception]) -> None:
+    network = Scripted(*answers)
+    with pytest.raises(expected):
+        await made(new_settings, network)
+    assert network.answers == []
+
+
+async def test_a_refusal_keeps_its_status_code_words_and_fields(new_settings: Any) -> None:
+    document = {
+        "type": "urn:rostrum:problem:time-in-gap",
+        "title": "The clock skips this time",
+        "status": 422,
+        "code": "time-in-gap",
+        "detail": "02:30 does not exist.",
+        "errors": [{"field": "event.starts_at", "message": "02:30 does not exist.", "alternatives": ["03:30"]}],
+    }
+    with pytest.raises(Problem) as caught:
+        await made(new_settings, Scripted(httpx.Response(422, json=document)))
+    assert caught.value.document() == document
