@@ -309,7 +309,7 @@ def left_behind(live: Live, temporary_files: Callable[[], list[Path]]) -> Callab
             "temporary files": len(temporary_files()),
         }
         async with live.sessions() as session:
-            for table in ("imports", "exports", "archives_in_transit", "idempotency_keys", "outbox"):
+            for table in ("imports", "exports", "files_in_transit", "idempotency_keys", "outbox"):
                 found[table] = await session.scalar(text(f"SELECT count(*) FROM {table}")) or 0
         return {name: count for name, count in found.items() if count}
 

@@ -15,14 +15,14 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
-        "archives_in_transit",
+        "files_in_transit",
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.PrimaryKeyConstraint("key", name=op.f("pk_archives_in_transit")),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_files_in_transit")),
     )
-    op.create_index(op.f("ix_archives_in_transit_created_at"), "archives_in_transit", ["created_at"], unique=False)
+    op.create_index("ix_files_in_transit_created_at", "files_in_transit", ["created_at"], unique=False)
     op.create_table(
         "exports",
         sa.Column("organizer", sa.Text(), nullable=False),
@@ -157,5 +157,5 @@ def downgrade() -> None:
     op.drop_index("ix_exports_organizer_event_id_id", table_name="exports")
     op.drop_index("ix_exports_file_key", table_name="exports", postgresql_where=sa.text("file_key IS NOT NULL"))
     op.drop_table("exports")
-    op.drop_index(op.f("ix_archives_in_transit_created_at"), table_name="archives_in_transit")
-    op.drop_table("archives_in_transit")
+    op.drop_index("ix_files_in_transit_created_at", table_name="files_in_transit")
+    op.drop_table("files_in_transit")

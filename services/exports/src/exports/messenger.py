@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 from exports.exports.service import RUN_EXPORT, discard_files
-from exports.imports.arriving import discard_forgotten
 from exports.imports.service import JOB_QUEUE, RUN_IMPORT, discard_archives
 from exports.models import Export, Import
 from exports.settings import ExportsSettings
@@ -15,6 +14,7 @@ from shared.jobs import sweep
 from shared.messaging.consumer import Subscription
 from shared.messaging.messenger import Chore, run_messenger
 from shared.storage import open_storage
+from shared.storage.transit import discard_forgotten
 
 SUBSCRIPTIONS: list[Subscription[Any]] = []
 PARTIAL_SWEEP_SECONDS = 3600.0

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Index, func, text
+from sqlalchemy import BigInteger, Index, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
@@ -12,6 +12,7 @@ from shared.database import COLUMN_TYPES, new_metadata
 from shared.idempotency import idempotency_table
 from shared.jobs import JobColumns
 from shared.messaging.outbox import messaging_tables
+from shared.storage.transit import transit_table
 
 # What the sweep looks through every few seconds: not all jobs that there ever were.
 _UNFINISHED = text("state IN ('queued', 'running')")
@@ -24,6 +25,7 @@ class Base(DeclarativeBase):
 
 messaging_tables(Base.metadata)
 idempotency_table(Base.metadata)
+transit_table(Base.metadata)
 
 
 class Import(Base, JobColumns):
@@ -74,15 +76,3 @@ class Export(Base, JobColumns):
             Index("ix_exports_unfinished", "created_at", postgresql_where=_UNFINISHED),
             Index("ix_exports_file_key", "expires_at", postgresql_where=text("file_key IS NOT NULL")),
         )
-
-
-class ArchiveInTransit(Base):
-    """A key that an upload is about to store, or has stored, while the import's own row is not committed.
-
-    The upload's transaction removes the row, so one that grows old names a file which nobody knows of.
-    """
-
-    __tablename__ = "archives_in_transit"
-
-    key: Mapped[str] = mapped_column(primary_key=True)
-    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)

@@ -11,11 +11,11 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 
-from exports.imports.arriving import discard_forgotten
-from exports.models import ArchiveInTransit, Import
+from exports.models import Import
 from shared.messaging.outbox import OUTBOX
+from shared.storage.transit import FILES_IN_TRANSIT, discard_forgotten
 from shared.testing import Live, TokenFactory
 
 Upload = Callable[..., Awaitable[httpx.Response]]
@@ -267,9 +267,9 @@ async def test_what_a_killed_process_has_stored_is_found_and_deleted(live: Live,
     for key, age in (("imports/x/old.zip", timedelta(days=2)), ("imports/x/new.zip", timedelta(minutes=1))):
         await storage.put(key, b"x", content_type="application/zip")
         async with live.sessions.begin() as session:
-            session.add(ArchiveInTransit(key=key, created_at=datetime.now(UTC) - age))
+            await session.execute(insert(FILES_IN_TRANSIT).values(key=key, created_at=datetime.now(UTC) - age))
     await discard_forgotten(live.sessions, settings=live.settings)
-    assert await left_behind() == {"stored files": 1, "archives_in_transit": 1}
+    assert await left_behind() == {"stored files": 1, "files_in_transit": 1}
     assert await storage.size("imports/x/new.zip") == 1
 
 

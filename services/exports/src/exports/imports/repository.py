@@ -1,14 +1,13 @@
 """The SQL of imports."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 
-from exports.models import ArchiveInTransit, Import
+from exports.models import Import
 from shared.jobs import DONE, FAILED
 from shared.pagination import Keyset, PageRequest
 
@@ -39,23 +38,3 @@ async def take_ended_with_archive(session: AsyncSession) -> Sequence[Import]:
         .with_for_update(skip_locked=True)
     )
     return (await session.scalars(ended)).all()
-
-
-async def add_in_transit(session: AsyncSession, key: str) -> None:
-    session.add(ArchiveInTransit(key=key))
-
-
-async def take_from_transit(session: AsyncSession, key: str) -> bool:
-    """False when it was not there."""
-    taken = delete(ArchiveInTransit).where(ArchiveInTransit.key == key).returning(ArchiveInTransit.key)
-    return await session.scalar(taken) is not None
-
-
-async def find_forgotten_in_transit(session: AsyncSession, patience: timedelta) -> Sequence[str]:
-    forgotten = (
-        select(ArchiveInTransit.key)
-        .where(ArchiveInTransit.created_at < func.clock_timestamp() - patience)
-        .order_by(ArchiveInTransit.created_at)
-        .limit(BATCH)
-    )
-    return (await session.scalars(forgotten)).all()

@@ -9,7 +9,6 @@ from fastapi.sse import EventSourceResponse
 
 from exports.access import ImportWriter, organizer_of
 from exports.imports import repository, service, uploads
-from exports.imports.arriving import ArrivingDep
 from exports.imports.schemas import ImportRead, ImportSummary
 from exports.models import Import
 from exports.progress import JobProgress, follow
@@ -18,6 +17,8 @@ from shared.database import SessionDep
 from shared.etags import IfNoneMatch, etag_of, is_not_modified
 from shared.idempotency import OnceDep, json_answer
 from shared.pagination import Page, PageDep, set_next_link
+from shared.storage.transit import FilesInTransitDep
+from shared.uploads import FIELD
 
 router = APIRouter(prefix="/v1/imports", tags=["imports"])
 
@@ -31,10 +32,10 @@ _FORM: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": [uploads.FIELD],
+                    "required": [FIELD],
                     "additionalProperties": False,
                     "properties": {
-                        uploads.FIELD: {
+                        FIELD: {
                             "type": "string",
                             "format": "binary",
                             "description": "A zip of Open Event JSON and pictures.",
@@ -65,16 +66,16 @@ ImportDep = Annotated[Import, Depends(_import_of_request)]
     max_body_size=COUNTED_BY_US,
 )
 async def create_import(
-    request: Request, archives: ArrivingDep, principal: ImportWriter, session: SessionDep, once: OnceDep
+    request: Request, files: FilesInTransitDep, principal: ImportWriter, session: SessionDep, once: OnceDep
 ) -> Response:
     settings: ExportsSettings = request.app.state.settings
     async with uploads.received(
         request, max_size=settings.max_archive_size, reading=request.app.state.reading
     ) as upload:
-        job, sha256 = await service.store_archive(archives, upload, organizer=organizer_of(principal))
+        job, sha256 = await service.store_archive(files, upload, organizer=organizer_of(principal))
 
     async def work() -> Response:
-        await service.add_import(session, archives, job)
+        await service.add_import(session, files, job)
         headers = {"Location": f"/v1/imports/{job.id}", **_headers(job)}
         return json_answer(ImportRead.model_validate(job), status=202, headers=headers)
 

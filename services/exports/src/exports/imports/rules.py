@@ -13,18 +13,11 @@ from shared.contracts.programme import Programme, Record
 
 R = TypeVar("R", bound=Record)
 
-MAX_NAME = 200
 MAX_REPAIRS = 3_000
 
 
 def archive_key(organizer: str, import_id: UUID) -> str:
     return f"imports/{hashlib.sha256(organizer.encode()).hexdigest()[:16]}/{import_id}.zip"
-
-
-def harmless_name(name: str | None) -> str:
-    """What the uploader called the file, fit to be shown: without folders and control characters."""
-    last = (name or "").replace("\\", "/").rpartition("/")[2]
-    return "".join(char for char in last if char.isprintable())[:MAX_NAME].strip() or "archive.zip"
 
 
 def kind_of(image: ImageMember) -> ImageKind:

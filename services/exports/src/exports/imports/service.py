@@ -5,9 +5,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from exports.imports import repository
-from exports.imports.arriving import ArrivingArchives
 from exports.imports.rules import archive_key
-from exports.imports.uploads import Upload
 from exports.models import Import
 from exports.settings import ExportsSettings
 from shared.database import Sessions
@@ -15,24 +13,32 @@ from shared.ids import new_id
 from shared.jobs import enqueue
 from shared.problems import NotFound
 from shared.storage import open_storage
+from shared.storage.transit import FilesInTransit
+from shared.uploads import Upload
 
 RUN_IMPORT = "exports.run_import"
 JOB_QUEUE = "exports.jobs"
 
 
-async def store_archive(archives: ArrivingArchives, upload: Upload, *, organizer: str) -> tuple[Import, str]:
+async def store_archive(files: FilesInTransit, upload: Upload, *, organizer: str) -> tuple[Import, str]:
     """The upload's import, whose archive is stored, and the archive's SHA-256; ``add_import`` makes it one."""
     import_id = new_id()
     key = archive_key(organizer, import_id)
-    stored = await archives.store(key, upload.chunks())
-    job = Import(id=import_id, organizer=organizer, file_name=upload.name, size=stored.size, archive_key=stored.key)
+    stored = await files.store(key, upload.chunks(), content_type="application/zip")
+    job = Import(
+        id=import_id,
+        organizer=organizer,
+        file_name=upload.name or "archive.zip",
+        size=stored.size,
+        archive_key=stored.key,
+    )
     return job, stored.sha256
 
 
-async def add_import(session: AsyncSession, archives: ArrivingArchives, job: Import) -> None:
+async def add_import(session: AsyncSession, files: FilesInTransit, job: Import) -> None:
     await enqueue(session, job, actor=RUN_IMPORT, queue=JOB_QUEUE)
     assert job.archive_key is not None  # noqa: S101 - a new one has its archive
-    await archives.keep(session, job.archive_key)
+    await files.keep(session, job.archive_key)
 
 
 async def get_import(session: AsyncSession, import_id: UUID, organizer: str) -> Import:

@@ -18,7 +18,6 @@ from exports.archive.limits import LIMITS, Limits
 from exports.archive.reader import ImageMember, ReadArchive, Repair, read_archive
 from exports.clients import events, media
 from exports.imports.rules import as_report, kind_of, refused_image, with_images
-from exports.imports.uploads import path_of
 from exports.models import Import
 from exports.progress import Pace
 from exports.resources import Resources
@@ -27,6 +26,7 @@ from shared.logs import get_logger
 from shared.problems import Problem
 from shared.storage import FileNotStored
 from shared.storage.interface import in_thread
+from shared.uploads import path_of
 
 log = get_logger(__name__)
 
