@@ -7,10 +7,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 
-import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.database import new_engine, new_sessions
@@ -19,7 +18,7 @@ from shared.health import database_check, health_routes
 from shared.ids import new_id
 from shared.logs import configure_logs, get_logger
 from shared.messaging.outbox import Bell
-from shared.metrics import HTTP_SECONDS
+from shared.metrics import http_seconds
 from shared.problems import MEDIA_TYPE, ProblemDocument, add_problem_handlers, body_too_large
 from shared.settings import Settings
 from shared.tokens import JwksSource, TokenVerifier
@@ -120,6 +119,11 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
         await task
 
 
+_CONTEXT_HEADERS = {name.encode(): name for name in ("x-request-id", "traceparent", "tracestate")}
+_OUR_HEADERS = {b"x-request-id", b"x-content-type-options"}
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+
+
 class RequestContext:
     """Binds request and trace ids to the logs, answers with ``X-Request-ID``, measures, logs one line a request.
 
@@ -135,7 +139,13 @@ class RequestContext:
         if scope["type"] != "http" or scope["path"] in self._QUIET:
             await self._app(scope, receive, send)
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        # This is on the way of every request, hence the thrift here and below: few headers are looked at, none is
+        # parsed twice.
+        headers = {
+            _CONTEXT_HEADERS[name]: value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name in _CONTEXT_HEADERS
+        }
         request_id = _clean(headers.get("x-request-id")) or str(new_id())
         started = time.perf_counter()
         status = 500
@@ -144,18 +154,17 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answer = MutableHeaders(scope=message)
-                answer["X-Request-ID"] = request_id
-                answer.setdefault("X-Content-Type-Options", "nosniff")
+                answer = [header for header in message["headers"] if header[0] not in _OUR_HEADERS]
+                message["headers"] = [*answer, (b"x-request-id", request_id.encode()), _NOSNIFF]
             await send(message)
 
-        with continued_trace(headers), structlog.contextvars.bound_contextvars(request_id=request_id):
+        with continued_trace(headers, request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
                 seconds = time.perf_counter() - started
                 route = getattr(scope.get("route"), "path", "unmatched")
-                HTTP_SECONDS.labels(scope["method"], route, str(status)).observe(seconds)
+                http_seconds(scope["method"], route, status).observe(seconds)
                 log.info(
                     "request.answered",
                     method=scope["method"],

@@ -1,5 +1,7 @@
 """Prometheus metrics of every process; names begin with ``rostrum_``. One process per container serves them."""
 
+from functools import lru_cache
+
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,6 +12,14 @@ HTTP_SECONDS = Histogram(
     ["method", "route", "status"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+
+
+@lru_cache(maxsize=4096)
+def http_seconds(method: str, route: str, status: int) -> Histogram:
+    """``HTTP_SECONDS`` of these labels. Looking them up takes a lock, so they are looked up once."""
+    return HTTP_SECONDS.labels(method, route, str(status))
+
+
 OUTBOX_OLDEST_SECONDS = Gauge(
     "rostrum_outbox_oldest_unpublished_seconds", "Age of the oldest committed message not yet published."
 )
