@@ -139,7 +139,7 @@ class Archive:
                     raise ArchiveTooLarge(
                         f"Member {name!r} unpacks to more than {size_limit:,} bytes. Make it smaller.", field=name
                     )
-                _check_total(self._unpacked, self._limits)
+                _check_total(self._unpacked, name, self._limits)
                 _check_ratio(name, size, info.compress_size, self._limits)
                 yield chunk
 
@@ -193,7 +193,9 @@ def _checked_members(archive: zipfile.ZipFile, limits: Limits) -> dict[str, zipf
                 field=shown(info.orig_filename),
             )
     _check_overlaps(infos, archive.start_dir)
-    _check_total(sum(info.file_size for info in infos), limits)
+    if infos:
+        largest = max(infos, key=lambda info: info.file_size)
+        _check_total(sum(info.file_size for info in infos), shown(largest.orig_filename), limits)
     files = {}
     folded: dict[str, str] = {}
     for info in infos:
@@ -267,12 +269,13 @@ def _check_overlaps(infos: list[zipfile.ZipInfo], directory_start: int) -> None:
             )
 
 
-def _check_total(size: int, limits: Limits) -> None:
+def _check_total(size: int, member: str, limits: Limits) -> None:
+    """``member`` is the one to look at first."""
     if size > limits.total_size:
         raise ArchiveTooLarge(
-            f"The archive unpacks to more than {limits.total_size:,} bytes. Leave out recordings and other large "
-            "files; only JSON and images are imported.",
-            field="archive",
+            f"The archive unpacks to more than {limits.total_size:,} bytes; look at member {member!r} first. Leave "
+            "out recordings and other large files; only JSON and images are imported.",
+            field=member,
         )
 
 
