@@ -1,9 +1,34 @@
-"""Tables of the service. The schema is the role's search path, so names stand without it."""
+"""Tables of the service. The schema is the role's search path, so names stand without it.
 
-from sqlalchemy.orm import DeclarativeBase
+A wall time is ``*_local``, ``*_fold`` and the derived ``*_at``, with the event's ``timezone``, and beside them the
+release of the tz database that derived it (see ``shared.walltime``). ``*_text`` is its RFC 3339 form, kept because
+PostgreSQL shows tickets and must not be asked for offsets: it has a tz database of its own.
+"""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    SmallInteger,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.database import COLUMN_TYPES, new_metadata
+from shared.idempotency import idempotency_table
+from shared.ids import new_id
 from shared.messaging.outbox import messaging_tables
+
+Local = Annotated[datetime, mapped_column(DateTime(timezone=False))]
+Fold = Annotated[int, mapped_column(SmallInteger)]
 
 
 class Base(DeclarativeBase):
@@ -12,3 +37,82 @@ class Base(DeclarativeBase):
 
 
 messaging_tables(Base.metadata)
+idempotency_table(Base.metadata)
+
+
+class EventCopy(Base):
+    """What tickets need to know of an event, as its latest message said.
+
+    Whoever changes tickets of an event holds the lock of this row: positions, names and the zone stay in step.
+    """
+
+    __tablename__ = "event_copies"
+    __table_args__ = (Index("ix_event_copies_identifier", "identifier"),)
+
+    event_id: Mapped[UUID] = mapped_column(primary_key=True)
+    organizer: Mapped[str]
+    identifier: Mapped[str]
+    name: Mapped[str]
+    timezone: Mapped[str]
+    starts_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+    state: Mapped[str]
+    seq: Mapped[int] = mapped_column(BigInteger)
+    list_version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    """Rises with every change that shows in the list of the event's tickets."""
+
+
+class Ticket(Base):
+    __tablename__ = "tickets"
+    __table_args__ = (
+        # Deferred, so that positions can be exchanged within a transaction.
+        UniqueConstraint("event_id", "position", deferrable=True, initially="DEFERRED"),
+        Index("uq_tickets_event_id_lower_name", "event_id", text("lower(name)"), unique=True),
+        CheckConstraint("type IN ('free', 'paid', 'donation')", name="type"),
+        CheckConstraint(
+            # A CHECK lets NULL pass.
+            "coalesce(CASE type"
+            " WHEN 'free' THEN num_nonnulls(price_minor, min_price_minor, max_price_minor, currency) = 0"
+            " WHEN 'paid' THEN price_minor > 0 AND currency IS NOT NULL"
+            " AND num_nonnulls(price_minor, min_price_minor, max_price_minor) = 1"
+            " ELSE price_minor IS NULL AND min_price_minor >= 0 AND currency IS NOT NULL"
+            " AND (max_price_minor IS NULL OR max_price_minor >= greatest(min_price_minor, 1)) END, false)",
+            name="price",
+        ),
+        CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
+        CheckConstraint("quantity > 0", name="quantity"),
+        CheckConstraint("1 <= min_order AND min_order <= max_order AND min_order <= quantity", name="order_size"),
+        CheckConstraint("position > 0", name="position"),
+        CheckConstraint("sales_starts_at < sales_ends_at", name="sales_window"),
+        CheckConstraint("sales_starts_fold IN (0, 1) AND sales_ends_fold IN (0, 1)", name="folds"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    event_id: Mapped[UUID] = mapped_column(ForeignKey("event_copies.event_id"))
+    organizer: Mapped[str]
+    name: Mapped[str]
+    description: Mapped[str]
+    type: Mapped[str]
+    price_minor: Mapped[int | None] = mapped_column(BigInteger)
+    min_price_minor: Mapped[int | None] = mapped_column(BigInteger)
+    max_price_minor: Mapped[int | None] = mapped_column(BigInteger)
+    currency: Mapped[str | None]
+    quantity: Mapped[int]
+    min_order: Mapped[int]
+    max_order: Mapped[int]
+    is_hidden: Mapped[bool]
+    position: Mapped[int]
+    sales_starts_local: Mapped[Local]
+    sales_starts_fold: Mapped[Fold]
+    sales_starts_at: Mapped[datetime]
+    sales_starts_text: Mapped[str]
+    sales_ends_local: Mapped[Local]
+    sales_ends_fold: Mapped[Fold]
+    sales_ends_at: Mapped[datetime]
+    sales_ends_text: Mapped[str]
+    tzdata_version: Mapped[str]
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    updated_at: Mapped[datetime] = mapped_column(
+        server_default=func.clock_timestamp(), onupdate=func.clock_timestamp()
+    )

@@ -1,0 +1,318 @@
+"""Creating, reading and changing tickets."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shared.testing import RecordedOutbox, TokenFactory
+from tickets.models import Ticket
+from tickets.tickets.rules import MAX_TICKETS
+from tickets.tickets.schemas import TicketRead
+
+EUR_15 = {"amount_minor": 1500, "currency": "EUR"}
+EUR_5 = {"amount_minor": 500, "currency": "EUR"}
+
+
+async def test_a_created_ticket_is_shown_told_and_found_again(
+    client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, outbox: RecordedOutbox
+) -> None:
+    event_id = await tell_of_event()
+    body = {
+        "name": " Regular ",
+        "description": 'Three days, "all" included\n— Überraschung \\o/ 🎉',
+        "type": "paid",
+        "price": EUR_15,
+        "quantity": 50,
+        "sales_starts_at": "2097-06-01T10:00",
+        "sales_ends_at": "2097-10-26T09:00[Europe/Berlin]",
+    }
+    created = await client.post(f"/v1/events/{event_id}/tickets", json=body, headers=tokens.organizer())
+    assert created.status_code == 201
+    ticket = created.json()
+    assert ticket == {
+        "id": ticket["id"],
+        "event_id": str(event_id),
+        "name": "Regular",
+        "description": body["description"],
+        "type": "paid",
+        "price": EUR_15,
+        "min_price": None,
+        "max_price": None,
+        "quantity": 50,
+        "min_order": 1,
+        "max_order": 10,
+        "is_hidden": False,
+        "position": 1,
+        "sales_starts_at": "2097-06-01T10:00:00+02:00",
+        "sales_ends_at": "2097-10-26T09:00:00+02:00",
+        "sales": "upcoming",
+        "version": 1,
+    }
+    assert created.headers["location"] == f"/v1/tickets/{ticket['id']}"
+    assert created.headers["etag"] == '"1-upcoming"'
+    read = await client.get(created.headers["location"])
+    assert (read.json(), read.headers["etag"]) == (ticket, created.headers["etag"])
+    again = await client.get(created.headers["location"], headers={"If-None-Match": read.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+    (message,) = await outbox.messages()
+    assert (message.type, str(message.subject), message.seq) == ("tickets.ticket.created.v1", ticket["id"], 1)
+    assert message.payload == {
+        "organizer": "acme",
+        "ticket_id": ticket["id"],
+        "event_id": str(event_id),
+        "name": "Regular",
+        "sales_starts_at": "2097-06-01T08:00:00Z",
+        "sales_ends_at": "2097-10-26T07:00:00Z",
+        "version": 1,
+    }
+
+
+async def test_what_postgresql_puts_together_is_what_the_docs_describe(
+    client: httpx.AsyncClient, tell_of_event: Any, create_ticket: Any
+) -> None:
+    event_id = await tell_of_event()
+    await create_ticket(event_id, "Free")
+    await create_ticket(event_id, "Paid", type="paid", price={"amount_minor": 10**12, "currency": "JPY"})
+    zero = {"amount_minor": 0, "currency": "EUR"}
+    await create_ticket(
+        event_id, "Donation", type="donation", min_price=zero, max_price=EUR_15, description="\x7f\t"
+    )
+    items = (await client.get(f"/v1/events/{event_id}/tickets")).json()["items"]
+    assert len(items) == 3
+    for item in items:
+        TicketRead.model_validate(item, strict=False, extra="forbid")
+        assert list(item) == list(TicketRead.model_fields)
+        assert item == (await client.get(f"/v1/tickets/{item['id']}")).json()
+
+
+async def test_sales_run_from_now_to_the_end_of_the_event_unless_told(
+    tell_of_event: Any, create_ticket: Any
+) -> None:
+    event_id = await tell_of_event(timezone="Asia/Kathmandu")
+    before = datetime.now(UTC)
+    ticket = await create_ticket(event_id)
+    starts = datetime.fromisoformat(ticket["sales_starts_at"])
+    assert starts.utcoffset() == timedelta(hours=5, minutes=45)
+    assert abs(starts - before) < timedelta(minutes=1)
+    assert ticket["sales_ends_at"] == "2097-10-28T22:45:00+05:45"
+    assert ticket["sales"] == "open"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field", "words"),
+    [
+        ({"sales_ends_at": "2097-10-28T18:01"}, "ticket-invalid", "sales_ends_at", "2097-10-28T18:00:00+01:00"),
+        ({"sales_starts_at": "2097-10-28T18:00"}, "ticket-invalid", "sales_ends_at", "not after their start"),
+        ({"sales_starts_at": "2097-03-31T02:30"}, "time-in-gap", "sales_starts_at", "2097-03-31T03:30:00+02:00"),
+        ({"sales_ends_at": "2097-10-27T02:30"}, "time-in-fold", "sales_ends_at", "2097-10-27T02:30:00+01:00"),
+        ({"sales_starts_at": "tomorrow"}, "invalid-time", "sales_starts_at", "not a time"),
+        ({"type": "paid"}, "ticket-invalid", "price", "above zero"),
+        ({"price": EUR_15}, "ticket-invalid", "price", "free"),
+        ({"position": 2}, "position-out-of-range", "position", "1 to 1"),
+        ({"type": "paid", "price": {"amount_minor": 1, "currency": "eur"}}, "invalid", "body.price.currency", ""),
+        (
+            {"type": "paid", "price": {"amount_minor": 1.5, "currency": "EUR"}},
+            "invalid",
+            "body.price.amount_minor",
+            "",
+        ),
+        ({"quantity": 0}, "invalid", "body.quantity", ""),
+        ({"quantity": True}, "invalid", "body.quantity", ""),
+        ({"quantity": 10**30}, "invalid", "body.quantity", ""),
+        ({"name": "  "}, "invalid", "body.name", ""),
+        ({"name": "a\x00b"}, "invalid", "body.name", "NUL"),
+        ({"description": "\ud800"}, "invalid", "body.description", "unicode"),
+        ({"name": None}, "invalid", "body.name", ""),
+        ({"colour": "red"}, "invalid", "body.colour", ""),
+    ],
+)
+async def test_bad_input_names_the_field_and_leaves_nothing_behind(
+    client: httpx.AsyncClient,
+    tokens: TokenFactory,
+    tell_of_event: Any,
+    names: Any,
+    outbox: RecordedOutbox,
+    fields: dict[str, Any],
+    code: str,
+    field: str,
+    words: str,
+) -> None:
+    event_id = await tell_of_event()
+    body = json.dumps({"name": "Regular", "type": "free", **fields})  # httpx itself refuses half a surrogate pair
+    headers = {**tokens.organizer(), "Content-Type": "application/json"}
+    answer = await client.post(f"/v1/events/{event_id}/tickets", content=body, headers=headers)
+    assert answer.status_code == 422
+    problem = answer.json()
+    assert problem["code"] == code
+    assert field in {error["field"] for error in problem["errors"]}
+    assert words in answer.text
+    assert await names(event_id, "acme") == []
+    assert await outbox.messages() == []
+
+
+async def test_a_time_that_happens_twice_is_taken_with_its_offset(tell_of_event: Any, create_ticket: Any) -> None:
+    event_id = await tell_of_event()
+    first = await create_ticket(event_id, "First", sales_ends_at="2097-10-27T02:30:00+02:00")
+    second = await create_ticket(event_id, "Second", sales_ends_at="2097-10-27T02:30:00+01:00")
+    assert first["sales_ends_at"] == "2097-10-27T02:30:00+02:00"
+    assert second["sales_ends_at"] == "2097-10-27T02:30:00+01:00"
+
+
+async def test_names_are_unique_in_an_event_whatever_their_case(
+    client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any
+) -> None:
+    event_id, other_id = await tell_of_event(), await tell_of_event(identifier="otherone")
+    await create_ticket(event_id, "Frühbucher")
+    ticket = await create_ticket(event_id, "Regular")
+    await create_ticket(other_id, "Regular")
+    own = tokens.organizer()
+    body = {"name": "FRÜHBUCHER", "type": "free"}
+    created = await client.post(f"/v1/events/{event_id}/tickets", json=body, headers=own)
+    renamed = await client.patch(f"/v1/tickets/{ticket['id']}", json={"name": "frühbucher"}, headers=own)
+    for answer in (created, renamed):
+        assert (answer.status_code, answer.json()["code"]) == (409, "ticket-name-taken")
+    recased = await client.patch(f"/v1/tickets/{ticket['id']}", json={"name": "REGULAR"}, headers=own)
+    assert (recased.status_code, recased.json()["name"]) == (200, "REGULAR")
+
+
+async def test_the_same_creation_sent_twice_happens_once(
+    client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, names: Any, outbox: RecordedOutbox
+) -> None:
+    event_id = await tell_of_event()
+    headers = {**tokens.organizer(), "Idempotency-Key": "one"}
+    path, body = f"/v1/events/{event_id}/tickets", {"name": "Regular", "type": "free"}
+    first = await client.post(path, json=body, headers=headers)
+    second = await client.post(path, json=body, headers=headers)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert (second.content, second.headers["etag"]) == (first.content, first.headers["etag"])
+    assert second.headers["idempotent-replayed"] == "true"
+    assert await names(event_id) == ["Regular"]
+    assert len(await outbox.messages()) == 1
+
+
+async def test_a_change_keeps_the_rest_and_is_checked_as_a_whole(
+    client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any, outbox: RecordedOutbox
+) -> None:
+    event_id = await tell_of_event()
+    ticket = await create_ticket(event_id, type="paid", price=EUR_15, max_order=5)
+    path, own = f"/v1/tickets/{ticket['id']}", tokens.organizer()
+
+    for body, field in (
+        ({"min_order": 6}, "max_order"),
+        ({"type": "free"}, "price"),
+        ({"price": None}, "price"),
+        ({"sales_starts_at": ticket["sales_ends_at"]}, "sales_ends_at"),
+        ({"quantity": None}, "body"),
+    ):
+        refused = await client.patch(path, json=body, headers=own)
+        assert refused.status_code == 422, body
+        assert {error["field"] for error in refused.json()["errors"]} == {field}, body
+    assert (await client.get(path)).json() == ticket
+
+    changed = await client.patch(path, json={"type": "free", "price": None, "is_hidden": True}, headers=own)
+    assert changed.json() == {**ticket, "type": "free", "price": None, "is_hidden": True, "version": 2}
+    assert changed.headers["etag"] == '"2-open"'
+    same = await client.patch(path, json={"type": "free", "max_order": 5, "position": 1}, headers=own)
+    assert same.json()["version"] == 2, "nothing changed"
+    assert [message.seq for message in await outbox.messages()] == [1, 2]
+
+
+async def test_a_change_of_what_was_changed_meanwhile_is_refused(
+    client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any
+) -> None:
+    event_id = await tell_of_event()
+    ticket = await create_ticket(event_id, sales_ends_at="2097-01-01T00:00")
+    path, own = f"/v1/tickets/{ticket['id']}", tokens.organizer()
+    seen = (await client.get(path)).headers["etag"]
+    first = await client.patch(path, json={"quantity": 7}, headers={**own, "If-Match": seen})
+    assert first.status_code == 200
+    second = await client.patch(path, json={"quantity": 8}, headers={**own, "If-Match": seen})
+    assert (second.status_code, second.json()["code"]) == (412, "precondition-failed")
+    assert (await client.get(path)).json()["quantity"] == 7
+    # That sales have begun or ended since is no change by anybody.
+    for tag in ('"2-upcoming"', '"2"', second.headers["etag"]):
+        assert (await client.patch(path, json={"quantity": 7}, headers={**own, "If-Match": tag})).status_code == 200
+
+
+async def test_hidden_tickets_are_shown_to_their_organizer_only(
+    client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any, names: Any
+) -> None:
+    event_id = await tell_of_event()
+    await create_ticket(event_id, "Open")
+    hidden = await create_ticket(event_id, "Hidden", is_hidden=True)
+    for event in (event_id, "k3x9q0ab"):
+        assert await names(event) == ["Open"]
+        assert await names(event, "other") == ["Open"]
+        assert await names(event, "acme") == ["Open", "Hidden"]
+    assert (await client.get(f"/v1/tickets/{hidden['id']}")).status_code == 404
+    assert (await client.get(f"/v1/tickets/{hidden['id']}", headers=tokens.organizer())).status_code == 200
+
+
+async def test_other_services_get_all_tickets_of_an_organizers_event(
+    client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any
+) -> None:
+    event_id = await tell_of_event()
+    shown = await create_ticket(event_id, "Shown")
+    hidden = await create_ticket(event_id, "Hidden", is_hidden=True)
+    path, service = f"/internal/events/{event_id}/tickets", tokens.service("exports")
+    answer = await client.get(path, params={"organizer": "acme"}, headers=service)
+    assert answer.json() == {"tickets": [shown, hidden]}
+    assert (await client.get(path, params={"organizer": "other"}, headers=service)).status_code == 404
+    assert (await client.get(path, headers=service)).status_code == 422
+
+
+async def test_an_event_has_a_limited_number_of_tickets(
+    client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any, session: AsyncSession
+) -> None:
+    event_id = await tell_of_event()
+    await create_ticket(event_id, "Ticket 1")
+    columns = ", ".join(
+        column.name for column in Ticket.__table__.columns if column.name not in ("id", "name", "position")
+    )
+    await session.execute(
+        text(
+            f"INSERT INTO tickets (id, name, position, {columns}) "
+            f"SELECT gen_random_uuid(), 'Ticket ' || n, n, {columns} "
+            f"FROM tickets, generate_series(2, {MAX_TICKETS}) n"
+        )
+    )
+    await session.commit()
+    body = {"name": "One more", "type": "free"}
+    answer = await client.post(f"/v1/events/{event_id}/tickets", json=body, headers=tokens.organizer())
+    assert (answer.status_code, answer.json()["code"]) == (409, "too-many-tickets")
+    assert len((await client.get(f"/v1/events/{event_id}/tickets")).json()["items"]) == MAX_TICKETS
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"type": "paid"},
+        {"type": "paid", "min_price_minor": 5, "currency": "EUR"},
+        {"type": "donation", "currency": "EUR"},
+        {"type": "donation", "min_price_minor": 5},
+        {"type": "donation", "min_price_minor": 5, "max_price_minor": 4, "currency": "EUR"},
+        {"type": "gift"},
+        {"price_minor": 5, "currency": "EUR"},
+        {"quantity": 0},
+        {"max_order": 0},
+        {"position": 0},
+        {"sales_ends_at": datetime(2020, 1, 1, tzinfo=UTC)},
+    ],
+)
+async def test_the_database_refuses_what_a_fault_of_ours_would_let_through(
+    session: AsyncSession, tell_of_event: Any, create_ticket: Any, broken: dict[str, Any]
+) -> None:
+    await create_ticket(await tell_of_event())
+    ticket = (await session.scalars(select(Ticket))).one()
+    for name, value in broken.items():
+        setattr(ticket, name, value)
+    with pytest.raises(IntegrityError):
+        await session.flush()
+    await session.rollback()
