@@ -137,7 +137,7 @@ def tiers(cluster: Cluster) -> list[Tier]:
         return [_provisioning(cluster)]
 
     async def migrate() -> Sequence[Process]:
-        return [_migration(cluster, service) for service in SERVICES]
+        return [_migrations(cluster)]
 
     async def start_apis() -> Sequence[Process]:
         return [_role(cluster, service, "api") for service in SERVICES]
@@ -174,12 +174,12 @@ def _provisioning(cluster: Cluster) -> Process:
     )
 
 
-def _migration(cluster: Cluster, service: str) -> Process:
-    ini = f"services/{service}/alembic.ini"
+def _migrations(cluster: Cluster) -> Process:
+    urls = {service: cluster.database_url(service) for service in SERVICES}
     return Process(
-        name=f"{service}.migrations",
-        command=(sys.executable, "-m", "alembic", "-c", ini, "upgrade", "head"),
-        env=_settings(cluster, service),
+        name="migrations",
+        command=(sys.executable, str(Path(__file__).with_name("migrations.py"))),
+        env={**_PYTHON, "MIGRATE": json.dumps(urls)},
         cwd=cluster.root,
         # Another migrator may hold the lock for long.
         ready_timeout=180.0,

@@ -298,7 +298,7 @@ def test_a_role_that_can_not_start_ends_the_cluster_with_its_words(tmp_path: Pat
         try:
             assert started.process.wait(60) == 1
             output = started.output
-            assert "cluster | failed, all is stopped: media.migrations failed with exit code 1" in output
+            assert "cluster | failed, all is stopped: migrations failed with exit code 1" in output
             assert "no such revision: 42" in output.partition("failed, all is stopped")[2]
         finally:
             started.end()
