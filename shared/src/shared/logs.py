@@ -25,6 +25,10 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 def configure_logs(*, service: str, role: str, level: str = "INFO", as_json: bool = True) -> None:
     """Sends structlog and the standard library's loggers, rendered alike, to standard output."""
 
+    # Not sys.stdout: in a worker, dramatiq has put in its place a pipe that takes texts only.
+    output = sys.__stdout__
+    assert output is not None  # noqa: S101 - every process has one
+
     def name_process(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         event["service"] = service
         event["role"] = role
@@ -38,18 +42,18 @@ def configure_logs(*, service: str, role: str, level: str = "INFO", as_json: boo
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    render: list[structlog.typing.Processor] = (
+    render: list[Any] = (
         [_exceptions, structlog.processors.JSONRenderer(serializer=_json)]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()), _encoded]
+        else [structlog.dev.ConsoleRenderer(colors=output.isatty()), _encoded]
     )
     structlog.configure(
         processors=[*enrich, *render],
-        logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, _Output(sys.stdout.buffer))),
+        logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, _Output(cast(BinaryIO, output.buffer)))),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=enrich,
