@@ -18,6 +18,9 @@ from joserfc.jwk import RSAKey
 from deploy.local.issuer import load_issuer
 from tests.cluster import Cluster
 
+# One cluster for all journeys: they run one after another in the same process.
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.journey, pytest.mark.timeout(300)]
+
 EVENT = {
     "id": 1,
     "name": "Probe",

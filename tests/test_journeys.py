@@ -13,9 +13,13 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 from PIL import Image
 
 from tests.cluster import Cluster
+
+# One cluster for all journeys: they run one after another in the same process.
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.journey, pytest.mark.timeout(300)]
 
 OWN_ARCHIVE = Path(__file__).resolve().parents[1] / "deploy" / "local" / "demo-archive.zip"
 

@@ -57,7 +57,6 @@ async def s3_settings() -> AsyncIterator[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 async def sandbox() -> AsyncIterator[Sandbox]:
-    get_temp_dir()  # for the sockets of multiprocessing, before a test moves where temporary files go
     sandbox = Sandbox(workers=1)
     yield sandbox
     await sandbox.close()
@@ -67,6 +66,12 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 def resources(live: Live, sandbox: Sandbox) -> Resources:
     """Those of a worker, beside the api of ``live``."""
     return Resources(live.engine, live.sessions, live.app.state.storage, sandbox)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sockets_of_multiprocessing() -> None:
+    """Settles their folder before a test moves where temporary files go: a socket's path may not be long."""
+    get_temp_dir()
 
 
 @pytest.fixture(autouse=True)

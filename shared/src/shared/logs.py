@@ -45,7 +45,7 @@ def configure_logs(*, service: str, role: str, level: str = "INFO", as_json: boo
     render: list[Any] = (
         [_exceptions, structlog.processors.JSONRenderer(serializer=_json)]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=output.isatty()), _encoded]
+        else [_console(colors=output.isatty()), _encoded]
     )
     structlog.configure(
         processors=[*enrich, *render],
@@ -65,6 +65,24 @@ def configure_logs(*, service: str, role: str, level: str = "INFO", as_json: boo
     root.setLevel(level)
     for chatty in ("aio_pika", "aiormq", "pika", "botocore", "aiobotocore", "httpx", "httpcore"):
         logging.getLogger(chatty).setLevel("WARNING")
+
+
+def _console(*, colors: bool) -> structlog.dev.ConsoleRenderer:
+    # The default, if rich is installed, shows local variables and takes seconds for one traceback.
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+
+
+def configure_test_logs() -> None:
+    """Readable lines on whatever standard output is at the moment, so that pytest can capture them."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _console(colors=False),
+        ],
+        cache_logger_on_first_use=False,
+    )
 
 
 # Without local variables: tokens and addresses with passwords are among them.

@@ -35,12 +35,17 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from shared.database import Sessions, connection_settings, new_sessions
+from shared.logs import configure_test_logs
 from shared.messaging.outbox import OUTBOX
 from shared.settings import Settings
 
 ISSUER = "https://issuer.test/rostrum"
 AUDIENCE = "rostrum"
 SIGNING_KEY = "test-signing-key-of-sufficient-length"
+
+
+def pytest_configure() -> None:
+    configure_test_logs()
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks

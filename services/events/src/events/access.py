@@ -6,8 +6,10 @@ from fastapi import Depends, Path, Request
 
 from shared.tokens import PUBLIC, Principal, requires
 
+# Dependencies are coroutines, also those that wait for nothing: FastAPI runs the others in threads.
 
-def _reader(principal: Annotated[Principal | None, Depends(PUBLIC)]) -> str | None:
+
+async def _reader(principal: Annotated[Principal | None, Depends(PUBLIC)]) -> str | None:
     return principal.org if principal is not None and principal.has("events:read") else None
 
 
@@ -15,7 +17,7 @@ Reader = Annotated[str | None, Depends(_reader)]
 """The organizer whose own, unpublished things may be shown; ``None`` for the public."""
 
 
-def _organizer(principal: Annotated[Principal, Depends(requires("events:write"))]) -> str:
+async def _organizer(principal: Annotated[Principal, Depends(requires("events:write"))]) -> str:
     assert principal.org is not None  # noqa: S101 - `requires` has seen to it
     return principal.org
 
@@ -26,7 +28,7 @@ Organizer = Annotated[str, Depends(_organizer)]
 EventReference = Annotated[str, Path(description="The event's `id` or its `identifier`.", examples=["k3x9q0ab"])]
 
 
-def _public_url(request: Request) -> str:
+async def _public_url(request: Request) -> str:
     return str(request.app.state.settings.public_url).rstrip("/")
 
 

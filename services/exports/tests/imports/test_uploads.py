@@ -252,8 +252,9 @@ async def test_a_commit_that_fails_leaves_nothing_behind(
 async def test_an_upload_sent_twice_under_one_key_is_one_import(
     upload: Upload, zip_of: Any, members: Any, left_behind: LeftBehind
 ) -> None:
-    first = await upload(zip_of(members), key="abc")
-    again = await upload(zip_of(members), key="abc")
+    content = zip_of(members)
+    first = await upload(content, key="abc")
+    again = await upload(content, key="abc")
     assert again.status_code == 202
     assert again.content == first.content
     assert again.headers["idempotent-replayed"] == "true"
