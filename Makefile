@@ -70,7 +70,7 @@ clean-state: $(STAMP) ## Forget everything the cluster has stored
 
 .PHONY: test
 test: $(STAMP) ## Run the tests against real servers (T=path for some, ARGS="-x -k word" for pytest)
-	@$(SERVERS) run -- $(VENV)/pytest $(if $(T),$(T),-n $(N) --dist loadgroup) $(ARGS)
+	@$(SERVERS) run -- $(VENV)/pytest $(if $(T),$(T),-n $(N) --dist loadfile) $(ARGS)
 
 .PHONY: check
 check: lint types imports lock-check test ## Everything a change must pass

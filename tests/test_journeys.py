@@ -18,8 +18,7 @@ from PIL import Image
 
 from tests.cluster import Cluster
 
-# One cluster for all journeys: they run one after another in the same process.
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.journey, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
 
 OWN_ARCHIVE = Path(__file__).resolve().parents[1] / "deploy" / "local" / "demo-archive.zip"
 

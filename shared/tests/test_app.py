@@ -155,6 +155,14 @@ async def test_metrics_count_requests_by_route_template(client: httpx.AsyncClien
     assert 'rostrum_http_request_seconds_count{method="POST",route="/walls",status="201"}' in metrics
 
 
+async def test_the_gateways_own_refusals_are_problem_documents_too(client: httpx.AsyncClient) -> None:
+    slow_down = await client.get("/docs/refusals/429")
+    assert (slow_down.status_code, slow_down.json()["code"]) == (429, "too-many-requests")
+    assert slow_down.headers["retry-after"] == "1"
+    assert (await client.get("/docs/refusals/413")).json()["code"] == "too-large"
+    assert (await client.get("/docs/refusals/200")).status_code == 404
+
+
 async def test_the_docs_page_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
     page = await client.get("/docs")
     assert page.status_code == 200

@@ -19,7 +19,7 @@ from shared.ids import new_id
 from shared.logs import configure_logs, get_logger
 from shared.messaging.outbox import Bell
 from shared.metrics import http_seconds
-from shared.problems import MEDIA_TYPE, ProblemDocument, add_problem_handlers, body_too_large
+from shared.problems import MEDIA_TYPE, ProblemDocument, add_problem_handlers, body_too_large, gateway_refusals
 from shared.settings import Settings
 from shared.tokens import JwksSource, TokenVerifier
 from shared.tracing import continued_trace
@@ -87,6 +87,7 @@ def create_app(
         # On the routers and not on the app: there the refusal would go out round our middleware.
         app.include_router(router, max_body_size=max_body_size or settings.max_body_size)
     app.include_router(docs_router())
+    app.include_router(gateway_refusals())
     app.router.routes.extend(health_routes(app.state.checks))
     app.add_middleware(SizeRefusals)
     app.add_middleware(RequestContext)

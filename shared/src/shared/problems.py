@@ -7,7 +7,7 @@ broken rule. The application's handlers render it; nothing else builds an error 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -215,6 +215,25 @@ async def _on_unexpected(_: Request, error: Exception) -> JSONResponse:
         "Rostrum failed",
         "This is a fault of the service, not of the request; nothing was changed. Quote the request id.",
     )
+
+
+def gateway_refusals() -> APIRouter:
+    """The bodies with which the gateway refuses what never reaches a service; it asks for them by status."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/docs/refusals/{status}")
+    async def describe(status: int) -> JSONResponse:
+        match status:
+            case 413:
+                return body_too_large()
+            case 429:
+                detail = "This client asks faster than the gateway allows. Wait a second and go on more slowly."
+                title = "Too many requests at once"
+                return _response(429, "too-many-requests", title, detail, headers={"Retry-After": "1"})
+            case _:
+                raise NotFound("The gateway does not refuse with this status.")
+
+    return router
 
 
 def add_problem_handlers(app: FastAPI) -> None:

@@ -48,14 +48,6 @@ def pytest_configure() -> None:
     configure_test_logs()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            # The tests of a file stay together, so that each process migrates the databases of few services.
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 @dataclass(frozen=True)
 class ServiceUnderTest:
     """What the plugin must know of a service. ``root`` is the folder that holds its ``alembic.ini``."""

@@ -272,8 +272,10 @@ async def test_all_images_of_a_real_archive_are_converted_or_refused(sandbox: Sa
 
 
 SERVICE = """
-import asyncio, os, time
+import asyncio, os, signal, time
 from media.images.sandbox import Sandbox
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
 
 async def main():
     sandbox = Sandbox(workers=2)
