@@ -185,6 +185,31 @@ async def test_a_message_delivered_three_times_has_one_effect(
     assert sorted(effects) == ["last", "red"]
 
 
+async def test_messages_of_one_aggregate_are_handled_in_order_and_one_at_a_time(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, broker: AbstractRobustConnection
+) -> None:
+    painted = message_class(settings.service)
+    subject = new_id()
+    at_work: list[str] = []
+    done: list[str] = []
+
+    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+        at_work.append(message.color)
+        assert len(at_work) == 1
+        await session.execute(select(func.pg_sleep(0.01)))
+        at_work.remove(message.color)
+        done.append(message.color)
+
+    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
+        channel = await broker.channel()
+        await eventually(lambda: _is_declared(broker, settings))
+        for number in range(40):
+            body = envelope_of(painted, str(number), subject)
+            await channel.default_exchange.publish(aio_pika.Message(body), queue_name(settings.service))
+        await eventually(lambda: _contains(done, "39"))
+    assert done == [str(number) for number in range(40)]
+
+
 async def test_without_the_inbox_row_the_same_message_would_have_its_effect_again(
     settings: Settings, sessions: Sessions
 ) -> None:
@@ -255,13 +280,13 @@ async def test_messages_wait_out_a_broker_that_can_not_be_reached(
         assert (await take(spy, 1))[0]["data"]["color"] == "red"
 
 
-def envelope_of(kind: type[Message], color: str) -> bytes:
+def envelope_of(kind: type[Message], color: str, subject: UUID | None = None) -> bytes:
     heading = Heading.model_validate(
         {
             "id": new_id(),
             "source": "/rostrum/probe",
             "type": kind.message_type,
-            "subject": new_id(),
+            "subject": subject or new_id(),
             "time": "2026-01-01T00:00:00Z",
             "aggregatetype": "probe.wall",
             "aggregateseq": 1,

@@ -6,8 +6,9 @@ with growing delay and goes to the dead letters after ``DELIVERY_LIMIT`` deliver
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -50,13 +51,19 @@ class Subscription(Generic[M]):
     handler: Callable[[AsyncSession, M, Heading], Awaitable[None]]
 
 
+@dataclass
+class _Turn:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
 class Consumer:
     def __init__(self, settings: Settings, sessions: Sessions, subscriptions: Sequence[Subscription[Any]]) -> None:
         self._settings = settings
         self._sessions = sessions
         self._subscriptions = {item.message.message_type: item for item in subscriptions}
         self._stems = {name.rpartition(".v")[0] for name in self._subscriptions}
-        self._turns: dict[UUID, asyncio.Lock] = {}
+        self._turns: dict[UUID, _Turn] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -66,7 +73,8 @@ class Consumer:
                 await self._run_while_connected(stopping)
             except (AMQPError, OSError, TimeoutError) as error:
                 log.warning("consumer.interrupted", error=str(error), error_type=type(error).__name__)
-                await asyncio.wait([asyncio.create_task(stopping.wait())], timeout=RETRY_SECONDS)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), RETRY_SECONDS)
 
     async def _run_while_connected(self, stopping: asyncio.Event) -> None:
         service = self._settings.service
@@ -123,15 +131,21 @@ class Consumer:
             if subscription is None:
                 await self._settle_unknown(incoming, heading)
             else:
-                # Callbacks run side by side; the lock keeps the messages of one aggregate in their order.
-                async with self._turns.setdefault(heading.subject, asyncio.Lock()):
+                async with self._turn_of(heading.subject):
                     await self._handle(incoming, heading, subscription)
-                self._forget_turn(heading.subject)
 
-    def _forget_turn(self, subject: UUID) -> None:
-        turn = self._turns.get(subject)
-        if turn is not None and not turn.locked():
-            del self._turns[subject]
+    @asynccontextmanager
+    async def _turn_of(self, subject: UUID) -> AsyncIterator[None]:
+        """Callbacks run side by side; this keeps the messages of one aggregate in their order."""
+        turn = self._turns.setdefault(subject, _Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[subject]
 
     async def _settle_unknown(self, incoming: AbstractIncomingMessage, heading: Heading) -> None:
         if heading.type.rpartition(".v")[0] in self._stems:
