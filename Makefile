@@ -99,7 +99,7 @@ lock-check: $(STAMP) ## Check that uv.lock fits the pyproject files
 
 .PHONY: bench
 bench: $(STAMP) ## Measure (ARGS= for one benchmark)
-	@$(SERVERS) run -- $(VENV)/python -m benchmarks $(ARGS)
+	@$(SERVERS) run --only database -- $(VENV)/python -m benchmarks $(ARGS)
 
 ##@ Migrate
 

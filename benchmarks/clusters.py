@@ -1,6 +1,7 @@
 """A cluster of its own for a benchmark, in a state folder that is thrown away."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,8 @@ from tests.cluster import Cluster
 
 
 @contextmanager
-def fresh_cluster() -> Iterator[Cluster]:
+def fresh_cluster() -> Iterator[tuple[Cluster, float]]:
+    """The cluster, and the seconds it took from nothing to ready by its own words."""
     with tempfile.TemporaryDirectory(prefix="rostrum-bench-") as folder:
         state = Path(folder)
         environment = {
@@ -25,10 +27,15 @@ def fresh_cluster() -> Iterator[Cluster]:
             "RATE_LIMIT_BURST": "100000",
         }
         command = [sys.executable, "-m", "deploy.local"]
-        subprocess.run([*command, "up", "--detach"], cwd=ROOT, env=environment, check=True)
+        started = subprocess.run(
+            [*command, "up", "--detach"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        print(started.stdout)
+        ready = re.search(r"^ready after ([\d.]+) s", started.stdout, re.MULTILINE)
         try:
             running = read_running(state)
             assert running is not None
-            yield Cluster(state, running.gateway_url, environment)
+            assert ready is not None
+            yield Cluster(state, running.gateway_url, environment), float(ready[1])
         finally:
             subprocess.run([*command, "down"], cwd=ROOT, env=environment, check=True)

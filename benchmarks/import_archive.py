@@ -36,7 +36,7 @@ def decode_all(archive: Path) -> tuple[int, float]:
 
 def main() -> int:
     archive = SAMPLE if SAMPLE.exists() else OWN
-    with fresh_cluster() as cluster, cluster.client() as client:
+    with fresh_cluster() as (cluster, _), cluster.client() as client:
         pictures, baseline = decode_all(archive)
         started = time.perf_counter()
         with archive.open("rb") as file:

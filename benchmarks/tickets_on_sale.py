@@ -388,7 +388,11 @@ async def _output(*command: str, env: dict[str, str] | None = None) -> str:
     return output.decode()
 
 
-async def main(rounds: int, seconds: float, connections: int) -> int:
+def main() -> int:
+    return asyncio.run(measure(rounds=7, seconds=2.0, connections=32))
+
+
+async def measure(*, rounds: int, seconds: float, connections: int) -> int:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         database_url = await stack.enter_async_context(scratch_database())
@@ -465,4 +469,4 @@ if __name__ == "__main__":
     if given.load:
         uvloop.run(_generate_load(given.load[0], given.load[1].split(","), given.seconds, given.connections))
         sys.exit(0)
-    sys.exit(asyncio.run(main(given.rounds, given.seconds, given.connections)))
+    sys.exit(asyncio.run(measure(rounds=given.rounds, seconds=given.seconds, connections=given.connections)))
