@@ -10,6 +10,11 @@ export UV_PYTHON_DOWNLOADS = never
 # Compiled once here, instead of by every process of the cluster at its first start: 4 s of processor time for each.
 export UV_COMPILE_BYTECODE = 1
 unexport VIRTUAL_ENV
+# The system's certificates where there are any: a registry may be known to this machine only. uv's older name, too.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
+export UV_SYSTEM_CERTS = 1
+export UV_NATIVE_TLS = 1
+endif
 
 VENV := .venv/bin
 STAMP := .venv/.complete
