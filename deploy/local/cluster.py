@@ -191,10 +191,12 @@ def _role(cluster: Cluster, service: str, role: str) -> Process:
     name = f"{service}.{role}"
     port = cluster.ports[name]
     port_setting = "API_PORT" if role == "api" else "HEALTH_PORT"
+    # Every connection costs this one machine a process of PostgreSQL.
+    pool = {"DATABASE_POOL_SIZE": "2" if role == "messenger" else "4"}
     return Process(
         name=name,
         command=(sys.executable, "-m", name),
-        env={**_settings(cluster, service), port_setting: str(port)},
+        env={**_settings(cluster, service), **pool, port_setting: str(port)},
         cwd=cluster.root,
         ready=http_ready(f"http://{HOST}:{port}/healthz/ready"),
     )

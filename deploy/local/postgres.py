@@ -26,7 +26,7 @@ _SETTINGS = {
     "listen_addresses": _HOST,
     "unix_socket_directories": "",  # a path under the checkout can be longer than a socket's name may be
     "max_connections": "200",
-    "shared_buffers": "32MB",
+    "shared_buffers": "16MB",
     "io_method": "sync",  # spares three worker processes that one machine does not need
     "timezone": "UTC",
     "log_timezone": "UTC",
