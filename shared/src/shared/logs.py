@@ -63,7 +63,17 @@ def configure_logs(*, service: str, role: str, level: str = "INFO", as_json: boo
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for chatty in ("aio_pika", "aiormq", "pika", "botocore", "aiobotocore", "httpx", "httpcore"):
+    for chatty in (
+        "aio_pika",
+        "aiormq",
+        "botocore",
+        "aiobotocore",
+        "dramatiq",
+        "httpcore",
+        "httpx",
+        "pika",
+        "uvicorn",
+    ):
         logging.getLogger(chatty).setLevel("WARNING")
 
 

@@ -122,7 +122,7 @@ class Databases:
         await self._admin(f'CREATE SCHEMA "{service.name}"', url=url)
         await migrate(service, url)
         database = make_url(url).database
-        assert database is not None  # noqa: S101 - `empty` names one
+        assert database is not None
         return database
 
     async def _admin(self, statement: str, *, url: str | None = None) -> None:
