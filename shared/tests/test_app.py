@@ -171,3 +171,4 @@ async def test_the_docs_page_needs_nothing_from_elsewhere(client: httpx.AsyncCli
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "page.js", "favicon.png"):
         assert asset == "favicon.png" or asset in page.text
         assert (await client.get(f"/docs/assets/{asset}")).status_code == 200
+    assert (await client.get("/docs/assets/redoc.standalone.js")).status_code == 404

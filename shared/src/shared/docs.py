@@ -5,9 +5,12 @@ to each service's ``/openapi.json``.
 """
 
 from importlib.resources import files
+from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
+
+from shared.problems import NotFound
 
 SERVICES = ("events", "tickets", "media", "exports")
 
@@ -65,7 +68,6 @@ show();
 def docs_router() -> APIRouter:
     router = APIRouter(include_in_schema=False)
     links = "".join(f'<a href="#{name}">{name}</a>' for name in SERVICES)
-    assets = {name: (files("fastapi_offline") / "static" / name, kind) for name, kind in _ASSETS.items()}
 
     @router.get("/docs")
     async def docs_page() -> HTMLResponse:
@@ -75,11 +77,11 @@ def docs_router() -> APIRouter:
     async def docs_script() -> Response:
         return Response(_SCRIPT, media_type="text/javascript; charset=utf-8")
 
-    for name, (asset, media_type) in assets.items():
-        content = asset.read_bytes()
+    @router.get("/docs/assets/{name}")
+    async def docs_asset(name: str) -> FileResponse:
+        if name not in _ASSETS:
+            raise NotFound("There is no such part of the documentation.")
+        path = Path(str(files("fastapi_offline"))) / "static" / name
+        return FileResponse(path, media_type=_ASSETS[name], headers={"Cache-Control": "public, max-age=86400"})
 
-        async def docs_asset(content: bytes = content, media_type: str = media_type) -> Response:
-            return Response(content, media_type=media_type, headers={"Cache-Control": "public, max-age=86400"})
-
-        router.add_api_route(f"/docs/assets/{name}", docs_asset)
     return router
