@@ -6,21 +6,24 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 import aio_pika
+import asyncpg
 import pytest
 from aio_pika.abc import AbstractQueue, AbstractRobustConnection
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
-from sqlalchemy import func, select
+from sqlalchemy import func, make_url, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from shared.contracts.envelope import Heading, Message
 from shared.database import Sessions
 from shared.ids import new_id
 from shared.messaging import outbox
-from shared.messaging.consumer import Consumer, Subscription, handle_once
+from shared.messaging.consumer import ATTEMPTS, Consumer, Subscription, handle_once
 from shared.messaging.outbox import INBOX, OUTBOX, Bell, MessageTooLarge
-from shared.messaging.relay import Relay
+from shared.messaging.relay import BUCKETS, Relay
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
 from shared.settings import Settings
+from shared.testing import server
 
 
 def message_class(service: str, verb: str = "painted", version: int = 1) -> type[Message]:
@@ -223,18 +226,148 @@ async def test_without_the_inbox_row_the_same_message_would_have_its_effect_agai
     body = envelope_of(painted, "red")
     heading = Heading.model_validate_json(body)
     subscription = Subscription(painted, on_painted)
-    assert await handle_once(sessions, body, heading, subscription)
-    assert not await handle_once(sessions, body, heading, subscription)
+    assert await handle_once(sessions, body, heading, subscription) == "handled"
+    assert await handle_once(sessions, body, heading, subscription) == "duplicate"
     async with sessions.begin() as session:
         await session.execute(INBOX.delete())
-    assert await handle_once(sessions, body, heading, subscription)
+    assert await handle_once(sessions, body, heading, subscription) == "handled"
     assert effects == ["red", "red"]
+
+
+async def test_a_message_older_than_one_that_was_handled_is_dropped_unless_its_handler_wants_every_one(
+    settings: Settings, sessions: Sessions
+) -> None:
+    painted = message_class(settings.service)
+    effects: list[str] = []
+
+    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+        effects.append(message.color)
+
+    async def receive(color: str, seq: int, *, every: bool = False) -> str:
+        body = envelope_of(painted, color, UUID(int=7), seq)
+        subscription = Subscription(painted, on_painted, every=every)
+        return await handle_once(sessions, body, Heading.model_validate_json(body), subscription)
+
+    assert await receive("second", 2) == "handled"
+    assert await receive("first", 1) == "stale"
+    assert await receive("first", 1, every=True) == "handled"
+    assert await receive("also second", 2) == "handled"
+    assert await receive("third", 3) == "handled"
+    assert effects == ["second", "first", "also second", "third"]
+
+
+async def test_what_follows_a_message_in_its_aggregate_waits_while_that_is_tried_again(
+    settings: Settings, sessions: Sessions, broker: AbstractRobustConnection, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("shared.messaging.consumer.FIRST_RETRY_DELAY", 0.001)
+    painted = message_class(settings.service)
+    failures = iter([True, True, True])
+    done: list[str] = []
+
+    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+        if message.color == "1" and next(failures, False):
+            raise RuntimeError("not yet")
+        done.append(message.color)
+
+    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
+        channel = await broker.channel()
+        await eventually(lambda: _is_declared(broker, settings))
+        for seq in range(1, 6):
+            body = envelope_of(painted, str(seq), UUID(int=7), seq)
+            await channel.default_exchange.publish(aio_pika.Message(body), queue_name(settings.service))
+        await eventually(lambda: _contains(done, "5"))
+    assert done == ["1", "2", "3", "4", "5"]
+
+
+async def test_while_the_database_is_away_no_message_becomes_a_dead_letter(
+    settings: Settings, sessions: Sessions, broker: AbstractRobustConnection, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("shared.messaging.consumer.FIRST_RETRY_DELAY", 0.001)
+    monkeypatch.setattr("shared.messaging.consumer.DATABASE_RETRY_SECONDS", 0.01)
+    painted = message_class(settings.service)
+    done: list[str] = []
+
+    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+        done.append(message.color)
+
+    async def has_failed_often() -> bool:
+        labels = {"type": painted.message_type, "result": "failed"}
+        return (REGISTRY.get_sample_value("rostrum_messages_handled_total", labels) or 0) > 2 * ATTEMPTS
+
+    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
+        channel = await broker.channel()
+        await eventually(lambda: _is_declared(broker, settings))
+        async with closed_database(settings):
+            body = envelope_of(painted, "red")
+            await channel.default_exchange.publish(aio_pika.Message(body), queue_name(settings.service))
+            await eventually(has_failed_often)
+        await eventually(lambda: _contains(done, "red"))
+
+
+@asynccontextmanager
+async def closed_database(settings: Settings) -> AsyncIterator[None]:
+    """Nobody can be connected to the test's database, as while its server starts."""
+    name = make_url(settings.database_url.get_secret_value()).database
+    admin = await asyncpg.connect(server("TEST_DATABASE_URL").replace("+asyncpg", "", 1))
+    try:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        yield
+    finally:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await admin.close()
+
+
+async def test_several_relays_share_the_buckets_and_take_over_those_of_one_that_ends(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, spy: AbstractQueue, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("shared.messaging.relay.POLL_SECONDS", 0.05)
+    painted = message_class(settings.service)
+    relays = [relay_of(settings, engine) for _ in range(3)]
+
+    async def shares(*expected: int) -> None:
+        async def are_so() -> bool:
+            held = [relay.buckets for relay in relays]
+            return sorted(map(len, held)) == sorted(expected) and set().union(*held) == set(range(BUCKETS))
+
+        await eventually(are_so)
+
+    async with running(relays[0]):
+        await shares(16, 0, 0)
+        async with running(relays[1], relays[2]):
+            await shares(6, 6, 4)
+            for seq in range(1, 6):
+                async with sessions.begin() as session:
+                    for wall in range(20):
+                        await outbox.add(session, paint(painted, "red"), subject=UUID(int=wall), seq=seq)
+            envelopes = await take(spy, 100)
+        await shares(16, 0, 0)
+    for wall in range(20):
+        seqs = [item["aggregateseq"] for item in envelopes if item["subject"] == str(UUID(int=wall))]
+        assert seqs == [1, 2, 3, 4, 5]
+
+
+async def test_a_relay_that_says_nothing_for_too_long_loses_its_buckets_to_another(
+    settings: Settings, engine: AsyncEngine, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("shared.messaging.relay.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("shared.messaging.relay.GUARD_PATIENCE", 0.3)
+    frozen, other = relay_of(settings, engine), relay_of(settings, engine)
+    guard = await frozen.connect_guard()  # and then not a word
+    await guard.execute("SELECT pg_advisory_lock(hashtext('rostrum.relay.' || $1), 3)", settings.service)
+    async with running(other):
+        await eventually(lambda: _holds(other, set(range(BUCKETS))))
+    assert guard.is_closed()
+
+
+async def _holds(relay: Relay, buckets: set[int]) -> bool:
+    return relay.buckets == buckets
 
 
 async def test_a_poison_message_ends_among_the_dead_letters_and_its_neighbours_are_handled(
     settings: Settings, engine: AsyncEngine, sessions: Sessions, broker: AbstractRobustConnection, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("shared.messaging.consumer.MAX_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("shared.messaging.consumer.FIRST_RETRY_DELAY", 0.001)
     painted = message_class(settings.service)
     handled: list[str] = []
 
@@ -251,15 +384,15 @@ async def test_a_poison_message_ends_among_the_dead_letters_and_its_neighbours_a
         for body in (*bodies, unreadable, newer):
             await channel.default_exchange.publish(aio_pika.Message(body), queue_name(settings.service))
         dead = await channel.declare_queue(dead_letter_queue_name(settings.service), passive=True)
-        bodies_of_dead: list[bytes] = []
+        reasons: dict[bytes, Any] = {}
         async with asyncio.timeout(20), dead.iterator(no_ack=True) as incoming:
             async for message in incoming:
-                bodies_of_dead.append(message.body)
-                if len(bodies_of_dead) == 3:
+                reasons[message.body] = message.headers["failure-reason"]
+                if len(reasons) == 3:
                     break
         await eventually(lambda: _contains(handled, "blue"))
     assert sorted(handled) == ["blue", "red"]
-    assert sorted(bodies_of_dead) == sorted([bodies[1], unreadable, newer])
+    assert reasons == {bodies[1]: "handler", unreadable: "unreadable", newer: "version-unknown"}
 
 
 async def test_messages_wait_out_a_broker_that_can_not_be_reached(
@@ -280,7 +413,7 @@ async def test_messages_wait_out_a_broker_that_can_not_be_reached(
         assert (await take(spy, 1))[0]["data"]["color"] == "red"
 
 
-def envelope_of(kind: type[Message], color: str, subject: UUID | None = None) -> bytes:
+def envelope_of(kind: type[Message], color: str, subject: UUID | None = None, seq: int = 1) -> bytes:
     heading = Heading.model_validate(
         {
             "id": new_id(),
@@ -289,7 +422,7 @@ def envelope_of(kind: type[Message], color: str, subject: UUID | None = None) ->
             "subject": subject or new_id(),
             "time": "2026-01-01T00:00:00Z",
             "aggregatetype": "probe.wall",
-            "aggregateseq": 1,
+            "aggregateseq": seq,
         }
     )
     return json.dumps(

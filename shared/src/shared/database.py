@@ -8,9 +8,12 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
+import asyncpg
 from fastapi import Depends, Request
 from sqlalchemy import DateTime, MetaData, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from shared.messaging.outbox import Bell
@@ -71,6 +74,20 @@ def new_sessions(engine: AsyncEngine, bell: Bell | None = None) -> Sessions:
     With a ``bell``, a commit that put something into the outbox wakes the messenger.
     """
     return async_sessionmaker(engine, expire_on_commit=False, info={"bell": bell})
+
+
+# SQLSTATEs of a server that shuts down, starts, or has no connection to spare.
+_AWAY = {"57P01", "57P02", "57P03", "53300"}
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the error says that the database can't be reached just now, and so nothing about the work itself."""
+    if isinstance(error, PoolTimeout | OperationalError | OSError | asyncpg.InterfaceError):
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+    return sqlstate in _AWAY or sqlstate.startswith("08")
 
 
 async def _session_of_request(request: Request) -> AsyncIterator[AsyncSession]:

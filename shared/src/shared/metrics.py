@@ -24,9 +24,18 @@ OUTBOX_OLDEST_SECONDS = Gauge(
     "rostrum_outbox_oldest_unpublished_seconds", "Age of the oldest committed message not yet published."
 )
 OUTBOX_ROWS = Gauge("rostrum_outbox_unpublished_rows", "Committed messages not yet published.")
+RELAY_BUCKETS = Gauge("rostrum_relay_buckets", "Shares of the outbox that this messenger publishes; 16 in all.")
 PUBLISHED = Counter("rostrum_messages_published_total", "Rows of the outbox by how it went.", ["type", "result"])
+PUBLISH_SECONDS = Histogram(
+    "rostrum_message_publish_seconds",
+    "Time from sending a message to the broker's confirm.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
 HANDLED = Counter("rostrum_messages_handled_total", "Messages received by how it went.", ["type", "result"])
 HANDLE_SECONDS = Histogram("rostrum_message_handle_seconds", "Time to handle a message, commit included.", ["type"])
+REDELIVERED = Counter("rostrum_messages_redelivered_total", "Messages that the broker handed out before.")
+WAITING = Gauge("rostrum_messages_waiting", "Messages in the service's queue that nobody has taken yet.")
+DEAD_LETTERS = Gauge("rostrum_dead_letters", "Messages in the service's dead-letter queue.")
 JOB_SECONDS = Histogram(
     "rostrum_job_seconds",
     "Time of one attempt of a job.",

@@ -7,15 +7,16 @@ broken rule. The application's handlers render it; nothing else builds an error 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import asyncpg
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from structlog.contextvars import get_contextvars
 
+from shared.database import is_away
 from shared.logs import get_logger
 
 log = get_logger(__name__)
@@ -187,17 +188,14 @@ async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
     return _response(422, Invalid.code, Invalid.title, detail or "The input is not valid.", errors)
 
 
-# SQLSTATEs that say "not now" and not "wrong": lock and statement timeouts, shutdown, too many connections.
-_PASSING_SQLSTATES = {"55P03", "57014", "57P01", "57P02", "57P03", "53300", "40001", "40P01"}
+# SQLSTATEs that say "not now" and not "wrong": lock and statement timeouts, and transactions in each other's way.
+_PASSING_SQLSTATES = {"55P03", "57014", "40001", "40P01"}
 
 
 async def _on_database_error(_: Request, error: Exception) -> JSONResponse:
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
-    unreachable = isinstance(error, (PoolTimeout, OperationalError, OSError)) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
-    )
     log.error("database.failed", sqlstate=sqlstate, error_type=type(error).__name__, exc_info=error)
-    if unreachable or sqlstate in _PASSING_SQLSTATES:
+    if is_away(error) or sqlstate in _PASSING_SQLSTATES:
         return _response(
             503,
             Unavailable.code,
@@ -241,5 +239,8 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(SQLAlchemyError, _on_database_error)
+    # What asyncpg raises while it connects reaches us as it is.
+    app.add_exception_handler(asyncpg.PostgresError, _on_database_error)
+    app.add_exception_handler(asyncpg.InterfaceError, _on_database_error)
     app.add_exception_handler(ConnectionError, _on_database_error)
     app.add_exception_handler(Exception, _on_unexpected)

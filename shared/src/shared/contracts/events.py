@@ -3,26 +3,26 @@
 from typing import ClassVar
 from uuid import UUID
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from shared.contracts.envelope import Message
 
 
 class EventFacts(Message):
-    """What others need to know of an event, whole in every message so that each one can stand alone.
+    """What others need to know of an event, whole in every message so that each one can stand alone."""
 
-    ``starts_at`` and ``ends_at`` are instants; ``timezone`` is the IANA zone in which they are shown.
-    ``state`` is ``draft`` or ``published``; readers must bear other words.
-    """
-
-    event_id: UUID
-    identifier: str
-    name: str
-    timezone: str
-    starts_at: AwareDatetime
-    ends_at: AwareDatetime
-    state: str
-    version: int
+    event_id: UUID = Field(description="The event. The envelope's `subject` is the same id.")
+    identifier: str = Field(description="The event's short name in links: 8 lower-case letters and digits.")
+    name: str = Field(description="As the organizer wrote it, in any script.")
+    timezone: str = Field(description="IANA zone of the venue, in which times are shown, such as `Europe/Berlin`.")
+    starts_at: AwareDatetime = Field(
+        description="The instant the event begins, sent in UTC. With `timezone` it says what clocks there show."
+    )
+    ends_at: AwareDatetime = Field(description="The instant the event is over, sent in UTC; after `starts_at`.")
+    state: str = Field(description="`draft` or `published`; readers must bear other words.")
+    version: int = Field(
+        description="Rises with every change of the event. The envelope's `aggregateseq` is the same number."
+    )
 
 
 class EventCreatedV1(EventFacts):

@@ -3,21 +3,21 @@
 from typing import ClassVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.envelope import Message
 
 
 class ImageVariant(BaseModel):
-    """One rendering. ``path`` is below the gateway's address; sizes are pixels and bytes."""
+    """One rendering of an image, a JPEG."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    name: str
-    path: str
-    width: int
-    height: int
-    size: int
+    name: str = Field(description="Which rendering: `large`, `thumbnail` or `icon`; readers must bear other words.")
+    path: str = Field(description="Where it is served, below the gateway's address. Other bytes have another path.")
+    width: int = Field(description="Pixels.")
+    height: int = Field(description="Pixels.")
+    size: int = Field(description="Bytes.")
 
 
 class ImageProcessedV1(Message):
@@ -25,6 +25,8 @@ class ImageProcessedV1(Message):
 
     message_type: ClassVar[str] = "media.image.processed.v1"
 
-    image_id: UUID
-    kind: str
-    variants: list[ImageVariant]
+    image_id: UUID = Field(description="The image. The envelope's `subject` is the same id.")
+    kind: str = Field(
+        description="What it shows: `event`, `speaker`, `sponsor` or `other`; readers must bear other words."
+    )
+    variants: list[ImageVariant] = Field(description="All renderings there are, the largest first.")

@@ -1,54 +1,63 @@
 """Consumer: hands each message of the service's queue to its handler, with one effect however often it comes.
 
 The inbox row and the handler's effect are one transaction; the ack follows its commit. What fails is tried again
-with growing delay and goes to the dead letters after ``DELIVERY_LIMIT`` deliveries.
+with growing delay while the messages of its aggregate wait behind it, and ends among the dead letters. While the
+database is away nothing has failed: messages wait. What kills the process is counted by the broker, which gives
+up after ``DELIVERY_LIMIT`` deliveries.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from datetime import UTC, datetime
+from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 import aio_pika
+import orjson
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from pydantic import ValidationError
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.contracts.envelope import Heading, Message
 from shared.database import Sessions
 from shared.logs import get_logger
-from shared.messaging.outbox import INBOX
-from shared.messaging.topology import declare_queue
-from shared.metrics import HANDLE_SECONDS, HANDLED
+from shared.messaging.topology import dead_letter_queue_name, declare_queue, queue_name
+from shared.metrics import DEAD_LETTERS, HANDLE_SECONDS, HANDLED, REDELIVERED, WAITING
 from shared.settings import Settings
 from shared.tracing import continued_trace
 
 log = get_logger(__name__)
 
 PREFETCH = 16
-CONNECT_TIMEOUT = 10.0
-RETRY_SECONDS = 1.0
-MAX_RETRY_DELAY = 30.0
+BROKER_TIMEOUT = 10.0
+RECONNECT_SECONDS = 1.0
+MEASURE_SECONDS = 15.0
+# 0.25 + 0.5 + … + 16 s: about half a minute until a message that always fails is a dead letter.
+ATTEMPTS = 8
+FIRST_RETRY_DELAY = 0.25
+DATABASE_RETRY_SECONDS = 1.0
 
 M = TypeVar("M", bound=Message)
+
+Outcome = Literal["handled", "duplicate", "stale"]
 
 
 @dataclass(frozen=True)
 class Subscription(Generic[M]):
-    """One kind of message and the code that reacts.
+    """One kind of message and the code that reacts, in the transaction of the session it gets.
 
-    The handler gets the transaction's session, the payload and the envelope's heading; it must bear being called
-    with a message older than what it knows (compare ``heading.aggregateseq``).
+    A message older than one of the same aggregate that was handled before is dropped, as the younger one told the
+    whole state. With ``every`` the handler gets it all the same and looks at ``heading.aggregateseq`` itself.
     """
 
     message: type[M]
     handler: Callable[[AsyncSession, M, Heading], Awaitable[None]]
+    every: bool = False
 
 
 @dataclass
@@ -65,42 +74,57 @@ class Consumer:
         self._stems = {name.rpartition(".v")[0] for name in self._subscriptions}
         self._turns: dict[UUID, _Turn] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        # One connection of the pool is left to the chores of the process.
+        self._transactions = asyncio.Semaphore(max(1, settings.database_pool_size - 1))
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Consumes until ``stopping`` is set, through outages of the broker; then finishes what has begun."""
+        self._stopping = stopping
         while not stopping.is_set():
             try:
-                await self._run_while_connected(stopping)
-            except (AMQPError, OSError, TimeoutError) as error:
+                await self._run_while_connected()
+            except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError) as error:
                 log.warning("consumer.interrupted", error=str(error), error_type=type(error).__name__)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stopping.wait(), RETRY_SECONDS)
+                await self._wait(RECONNECT_SECONDS)
 
-    async def _run_while_connected(self, stopping: asyncio.Event) -> None:
+    async def _run_while_connected(self) -> None:
         service = self._settings.service
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            connection = await aio_pika.connect(
-                self._settings.rabbitmq_url.get_secret_value(),
-                heartbeat=30,
-                client_properties={"connection_name": f"{service}.consumer"},
-            )
-        async with connection:
-            channel = await connection.channel()
-            await channel.set_qos(prefetch_count=PREFETCH)
-            queue = await declare_queue(channel, service, self._subscriptions)
-            tag = await queue.consume(self._start)
+        # A broker that is short of memory stops reading from connections that publish, so acks go on another one.
+        async with await self._connect("consumer") as connection, await self._connect("dead_letters") as publishing:
+            async with asyncio.timeout(BROKER_TIMEOUT):
+                channel = await connection.channel()
+                await channel.set_qos(prefetch_count=PREFETCH)
+                queue = await declare_queue(channel, service, self._subscriptions)
+                self._dead_letters = await publishing.channel(publisher_confirms=True, on_return_raises=True)
+                tag = await queue.consume(self._start)
             log.info("consumer.ready", messages=sorted(self._subscriptions))
-            waits = [asyncio.create_task(stopping.wait()), asyncio.create_task(_until_closed(channel))]
+            waits = [
+                asyncio.create_task(self._stopping.wait()),
+                asyncio.create_task(_until_closed(channel)),
+                asyncio.create_task(_until_closed(self._dead_letters)),
+                asyncio.create_task(_measure(await connection.channel(), service)),
+            ]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                if stopping.is_set():
+                if not self._stopping.is_set():
+                    raise ConnectionError("The connection to the broker ended.")
+                async with asyncio.timeout(BROKER_TIMEOUT):
                     await queue.cancel(tag)
-                    if self._in_flight:
-                        await asyncio.wait(self._in_flight, timeout=self._settings.shutdown_grace / 2)
+                if self._in_flight:
+                    await asyncio.wait(self._in_flight, timeout=self._settings.shutdown_grace / 2)
             finally:
                 for task in [*waits, *self._in_flight]:
                     task.cancel()  # unacked messages go back to the queue when the channel closes
                 await asyncio.gather(*waits, *self._in_flight, return_exceptions=True)
+
+    async def _connect(self, purpose: str) -> aio_pika.abc.AbstractConnection:
+        async with asyncio.timeout(BROKER_TIMEOUT):
+            return await aio_pika.connect(
+                self._settings.rabbitmq_url.get_secret_value(),
+                heartbeat=30,
+                client_properties={"connection_name": f"{self._settings.service}.{purpose}"},
+            )
 
     async def _start(self, incoming: AbstractIncomingMessage) -> None:
         task = asyncio.current_task()
@@ -108,19 +132,20 @@ class Consumer:
         self._in_flight.add(task)
         try:
             await self._receive(incoming)
-        except (AMQPError, OSError) as error:
-            # The channel is gone and the broker delivers again; the inbox absorbs what was committed.
-            log.warning("consumer.settle_failed", error=str(error))
+        except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError) as error:
+            # The broker is gone and delivers again when it is back; the inbox absorbs what was committed.
+            log.warning("consumer.settle_failed", error=str(error), error_type=type(error).__name__)
         finally:
             self._in_flight.discard(task)
 
     async def _receive(self, incoming: AbstractIncomingMessage) -> None:
+        if incoming.redelivered:
+            REDELIVERED.inc()
         try:
             heading = Heading.model_validate_json(incoming.body)
         except ValidationError as error:
             HANDLED.labels("unreadable", "dead").inc()
-            log.error("message.unreadable", error=str(error)[:500])
-            await incoming.reject(requeue=False)
+            await self._bury(incoming, "unreadable", str(error), attempts=1)
             return
         carrier = {"traceparent": heading.traceparent} if heading.traceparent else {}
         with (
@@ -151,8 +176,7 @@ class Consumer:
         if heading.type.rpartition(".v")[0] in self._stems:
             # A version this release can't read is kept for the one that can.
             HANDLED.labels(heading.type, "dead").inc()
-            log.error("message.version_unknown")
-            await incoming.reject(requeue=False)
+            await self._bury(incoming, "version-unknown", f"{heading.type} is not read here.", attempts=1)
         else:
             HANDLED.labels(heading.type, "unknown").inc()
             log.warning("message.type_unknown")
@@ -161,38 +185,122 @@ class Consumer:
     async def _handle(
         self, incoming: AbstractIncomingMessage, heading: Heading, subscription: Subscription[Any]
     ) -> None:
+        attempt = 1
+        while True:
+            try:
+                async with self._transactions:
+                    with HANDLE_SECONDS.labels(heading.type).time():
+                        outcome = await handle_once(self._sessions, incoming.body, heading, subscription)
+            except Exception as error:
+                HANDLED.labels(heading.type, "failed").inc()
+                if await self._database_answers():
+                    log.error("message.failed", attempt=attempt, exc_info=error)
+                    if attempt == ATTEMPTS:
+                        HANDLED.labels(heading.type, "dead").inc()
+                        await self._bury(incoming, "handler", f"{type(error).__name__}: {error}", attempts=attempt)
+                        return
+                    await self._wait(FIRST_RETRY_DELAY * 2 ** (attempt - 1))
+                    attempt += 1
+                else:
+                    log.warning("message.waits_for_database", error=str(error), error_type=type(error).__name__)
+                    await self._wait(DATABASE_RETRY_SECONDS)
+                if self._stopping.is_set():
+                    await incoming.nack(requeue=True)
+                    return
+            else:
+                HANDLED.labels(heading.type, outcome).inc()
+                log.info("message.handled", outcome=outcome)
+                await incoming.ack()
+                return
+
+    async def _database_answers(self) -> bool:
         try:
-            with HANDLE_SECONDS.labels(heading.type).time():
-                is_new = await handle_once(self._sessions, incoming.body, heading, subscription)
-        except Exception as error:
-            count = int(str(incoming.headers.get("x-delivery-count", 0)))
-            HANDLED.labels(heading.type, "failed").inc()
-            log.error("message.failed", deliveries=count + 1, exc_info=error)
-            await asyncio.sleep(min(0.25 * 2**count, MAX_RETRY_DELAY))
-            await incoming.reject(requeue=True)
-            return
-        HANDLED.labels(heading.type, "handled" if is_new else "duplicate").inc()
-        log.info("message.handled", is_new=is_new)
+            async with self._transactions, self._sessions() as session:
+                await session.execute(text("SELECT 1"))
+        except Exception:
+            return False
+        return True
+
+    async def _bury(self, incoming: AbstractIncomingMessage, reason: str, error: str, *, attempts: int) -> None:
+        """Puts the message among the dead letters, with what went wrong, and only then takes it from the queue."""
+        service = self._settings.service
+        letter = aio_pika.Message(
+            incoming.body,
+            content_type=incoming.content_type,
+            message_id=incoming.message_id,
+            type=incoming.type,
+            timestamp=incoming.timestamp,
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            headers={
+                "failure-reason": reason,
+                "failure-error": error[:1000],
+                "failure-attempts": attempts,
+                "failed-at": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+        async with asyncio.timeout(BROKER_TIMEOUT):
+            await self._dead_letters.default_exchange.publish(letter, dead_letter_queue_name(service))
+        log.error("message.dead", reason=reason, error=error[:1000], attempts=attempts)
         await incoming.ack()
 
+    async def _wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
-async def handle_once(sessions: Sessions, body: bytes, heading: Heading, subscription: Subscription[Any]) -> bool:
-    """Runs the handler in one transaction with the inbox row; False if this message was handled before."""
-    payload = subscription.message.model_validate(json.loads(body)["data"])
+
+# In one statement, so that a message costs no more than one round trip beyond its effect. The row of the aggregate
+# stays locked until the commit, so several messengers of a service handle its messages one after the other.
+_RECEIVE = text("""
+    WITH received AS (
+        INSERT INTO inbox (message_id, type) VALUES (:message_id, :type)
+        ON CONFLICT DO NOTHING
+        RETURNING message_id
+    ), moved AS (
+        INSERT INTO inbox_positions AS known (aggregate_type, aggregate_id, seq)
+        SELECT :aggregate_type, CAST(:aggregate_id AS uuid), CAST(:seq AS bigint) FROM received
+        ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET seq = excluded.seq WHERE known.seq <= excluded.seq
+        RETURNING seq
+    )
+    SELECT EXISTS (SELECT FROM received) AS is_new, EXISTS (SELECT FROM moved) AS is_newest
+""")
+
+
+async def handle_once(
+    sessions: Sessions, body: bytes, heading: Heading, subscription: Subscription[Any]
+) -> Outcome:
+    """Runs the handler in one transaction with the inbox row, unless the message was handled before or is stale."""
+    payload = subscription.message.model_validate(orjson.loads(body)["data"])
     async with sessions.begin() as session:
         received = await session.execute(
-            insert(INBOX)
-            .values(message_id=heading.id, type=heading.type)
-            .on_conflict_do_nothing()
-            .returning(INBOX.c.message_id)
+            _RECEIVE,
+            {
+                "message_id": heading.id,
+                "type": heading.type,
+                "aggregate_type": heading.aggregatetype,
+                "aggregate_id": heading.subject,
+                "seq": heading.aggregateseq,
+            },
         )
-        if received.first() is None:
-            return False
+        is_new, is_newest = received.one()
+        if not is_new:
+            return "duplicate"
+        if not is_newest and not subscription.every:
+            return "stale"
         await subscription.handler(session, payload, heading)
-    return True
+    return "handled"
 
 
 async def _until_closed(channel: AbstractChannel) -> None:
     closed = asyncio.Event()
     channel.close_callbacks.add(lambda *_: closed.set())
     await closed.wait()
+
+
+async def _measure(channel: AbstractChannel, service: str) -> None:
+    """Keeps the gauges of the two queues; ends when the broker can't tell."""
+    while True:
+        for name, gauge in ((queue_name(service), WAITING), (dead_letter_queue_name(service), DEAD_LETTERS)):
+            async with asyncio.timeout(BROKER_TIMEOUT):
+                queue = await channel.declare_queue(name, passive=True)
+            gauge.set(queue.declaration_result.message_count or 0)
+        await asyncio.sleep(MEASURE_SECONDS)

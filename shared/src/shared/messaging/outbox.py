@@ -75,14 +75,25 @@ INBOX = Table(
 )
 
 
+# The newest message of each aggregate that was handled here. It outlives the inbox, whose rows are pruned.
+INBOX_POSITIONS = Table(
+    "inbox_positions",
+    _metadata,
+    Column("aggregate_type", Text, primary_key=True),
+    Column("aggregate_id", Uuid, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+)
+
+
 class MessageTooLarge(ValueError):
     """The payload can't travel; send a reference in place of the content."""
 
 
 def messaging_tables(metadata: MetaData) -> None:
-    """Puts outbox and inbox among the tables that a service migrates."""
+    """Puts the tables of outbox and inbox among the tables that a service migrates."""
     OUTBOX.to_metadata(metadata)
     INBOX.to_metadata(metadata)
+    INBOX_POSITIONS.to_metadata(metadata)
 
 
 async def add(session: AsyncSession, message: Message, *, subject: UUID, seq: int) -> UUID:

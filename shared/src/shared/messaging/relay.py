@@ -1,43 +1,87 @@
 """Relay: publishes the outbox's committed rows, in order per aggregate, and marks what the broker confirmed.
 
-One relay of a service is active at a time (an advisory lock on a connection of its own); the others stand by.
-No transaction is open while it talks to the broker. A crash between confirm and mark publishes a row again,
-with the same id, which the consumer's inbox absorbs.
+The messengers of a service share its aggregates by ``BUCKETS`` hash buckets; who holds a bucket's advisory lock
+publishes its rows. The locks, the reading and the marking are on one connection, the guard: who has lost the locks
+can't mark either. PostgreSQL itself ends a guard that says nothing for ``GUARD_PATIENCE``, so a frozen process does
+not keep its buckets from the others; when it comes back, it starts no publish any more, as its ``PUBLISH_WINDOW``
+is over.
+
+No transaction is open while it talks to the broker. A crash between confirm and mark publishes a row again, with
+the same id, which the consumer's inbox absorbs.
 """
 
 import asyncio
-import json
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import aio_pika
 import asyncpg
+import orjson
 from aio_pika.abc import AbstractChannel, AbstractExchange
-from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
 from dramatiq import Message as JobMessage
-from sqlalchemy import Row, bindparam, delete, func, select, update
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.contracts.envelope import CONTENT_TYPE, Heading
+from shared.contracts.envelope import CONTENT_TYPE, encode
 from shared.database import connection_settings
 from shared.logs import get_logger
 from shared.messaging.outbox import INBOX, OUTBOX, channel_name
 from shared.messaging.topology import declare_exchange
-from shared.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_ROWS, PUBLISHED
+from shared.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_ROWS, PUBLISH_SECONDS, PUBLISHED, RELAY_BUCKETS
 from shared.settings import Settings
 
 log = get_logger(__name__)
 
-BATCH = 200
+BUCKETS = 16
+BATCH = 500
 PRUNE_BATCH = 2000
 POLL_SECONDS = 1.0
-STANDBY_SECONDS = 2.0
+# A publish starts at most this long after its row was read, and ends at most ``PUBLISH_TIMEOUT`` later; the guard
+# is heard of again before its patience is over, unless the process stands still.
+PUBLISH_WINDOW = 3.0
 PUBLISH_TIMEOUT = 10.0
+GUARD_PATIENCE = 15.0
+GUARD_TIMEOUT = 5.0
+MAX_REFUSAL_DELAY = 300.0
 KEEP_PUBLISHED = timedelta(hours=24)
 KEEP_RECEIVED = timedelta(days=30)
+
+# Locks of two numbers: the service, and the bucket or, beyond the buckets, the presence of a messenger.
+_PRESENT = "SELECT pg_advisory_lock_shared(hashtext('rostrum.relay.' || $1), $2)"
+_COUNT_PRESENT = """
+    SELECT count(*) FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND classid = hashtext('rostrum.relay.' || $1)::oid AND objid = $2::oid
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+_TAKE = "SELECT pg_try_advisory_lock(hashtext('rostrum.relay.' || $1), $2)"
+_GIVE_BACK = "SELECT pg_advisory_unlock(hashtext('rostrum.relay.' || $1), $2)"
+
+_READ = """
+    SELECT id, kind, type, aggregate_type, aggregate_id, aggregate_seq, payload::text AS payload, traceparent,
+           created_at
+    FROM outbox
+    WHERE published_at IS NULL
+      AND uuid_hash(aggregate_id) & $1 = ANY($2::int[])
+      AND aggregate_id <> ALL($3::uuid[])
+    ORDER BY created_at, aggregate_seq
+    LIMIT $4
+"""
+_MARK_PUBLISHED = """
+    UPDATE outbox SET published_at = clock_timestamp(), attempts = attempts + 1 WHERE id = ANY($1::uuid[])
+"""
+_MARK_REFUSED = """
+    UPDATE outbox
+    SET attempts = attempts + 1, last_error = $2,
+        next_attempt_at = clock_timestamp() + least(power(2, attempts), $3) * interval '1 second'
+    WHERE id = $1
+    RETURNING extract(epoch FROM next_attempt_at - clock_timestamp())::float8
+"""
 
 
 class Relay:
@@ -46,9 +90,12 @@ class Relay:
     ) -> None:
         """``declare_job_queue`` makes a job queue on the broker; it blocks and is called in a thread."""
         self._settings = settings
-        self._engine = engine
+        self._service = settings.service
         self._declare_job_queue = declare_job_queue
         self._wake = asyncio.Event()
+        self.buckets: set[int] = set()  # whose rows this relay publishes
+        # Aggregates whose next message the broker refused, and until when (monotonic) they wait.
+        self._refused: dict[UUID, float] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Runs until ``stopping`` is set, through outages of broker and database; ends after the present batch."""
@@ -57,7 +104,14 @@ class Relay:
             while not stopping.is_set():
                 try:
                     await self._run_while_connected(stopping)
-                except (AMQPError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                except (
+                    AMQPError,
+                    ChannelInvalidStateError,
+                    OSError,
+                    TimeoutError,
+                    asyncpg.PostgresError,
+                    asyncpg.InterfaceError,
+                ) as error:
                     log.warning("relay.interrupted", error=str(error), error_type=type(error).__name__)
                     await _wait(stopping.wait(), at_most=POLL_SECONDS)
         finally:
@@ -68,159 +122,169 @@ class Relay:
         self._wake.set()
 
     async def _run_while_connected(self, stopping: asyncio.Event) -> None:
-        guard = await self._connect_guard()
+        guard = await self.connect_guard()
         try:
-            while not await self._is_active(guard):
-                await _wait(stopping.wait(), at_most=STANDBY_SECONDS)
-                if stopping.is_set():
-                    return
-            await guard.add_listener(channel_name(self._settings.service), lambda *_: self._wake.set())
-            url = self._settings.rabbitmq_url.get_secret_value()
             async with asyncio.timeout(PUBLISH_TIMEOUT):
                 connection = await aio_pika.connect(
-                    url, heartbeat=30, client_properties={"connection_name": f"{self._settings.service}.relay"}
+                    self._settings.rabbitmq_url.get_secret_value(),
+                    heartbeat=30,
+                    client_properties={"connection_name": f"{self._service}.relay"},
                 )
             async with connection:
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 exchange = await declare_exchange(channel)
-                log.info("relay.active")
+                # Only now, so that who can't reach the broker leaves the work to those who can.
+                await guard.execute(_PRESENT, self._service, BUCKETS, timeout=GUARD_TIMEOUT)
+                await guard.add_listener(channel_name(self._service), lambda *_: self._wake.set())
+                shared_at = -POLL_SECONDS
                 while not stopping.is_set():
                     self._wake.clear()
-                    # The lock lives as long as this connection does: a dead one must stop the relay.
-                    await guard.execute("SELECT 1", timeout=5)
-                    if not await self._publish_batch(channel, exchange):
+                    if time.monotonic() - shared_at >= POLL_SECONDS:
+                        await self._share_buckets(guard)
+                        shared_at = time.monotonic()
+                    if not await self._publish_batch(guard, channel, exchange):
                         await _wait(self._wake.wait(), at_most=POLL_SECONDS)
         finally:
+            self.buckets.clear()
+            RELAY_BUCKETS.set(0)
             with suppress(Exception):
                 await guard.close(timeout=2)
 
-    async def _connect_guard(self) -> asyncpg.Connection:
+    async def connect_guard(self) -> asyncpg.Connection:
+        """A connection that PostgreSQL ends, and its locks with it, when nothing is heard of it."""
         url = self._settings.database_url.get_secret_value().replace("+asyncpg", "", 1)
-        return await asyncpg.connect(url, timeout=5, server_settings=connection_settings(self._settings, "relay"))
+        parameters = {
+            **connection_settings(self._settings, "relay"),
+            "idle_session_timeout": f"{GUARD_PATIENCE * 1000:.0f}",
+        }
+        return await asyncpg.connect(url, timeout=GUARD_TIMEOUT, server_settings=parameters)
 
-    async def _is_active(self, guard: asyncpg.Connection) -> bool:
-        active: bool = await guard.fetchval(
-            "SELECT pg_try_advisory_lock(hashtext('rostrum.relay'), hashtext($1))", self._settings.service
+    async def _share_buckets(self, guard: asyncpg.Connection) -> None:
+        """Takes free buckets or gives some back, until this messenger has its share. Between batches only."""
+        present = await guard.fetchval(_COUNT_PRESENT, self._service, BUCKETS, timeout=GUARD_TIMEOUT)
+        share = -(-BUCKETS // present)
+        before = len(self.buckets)
+        while len(self.buckets) > share:
+            bucket = self.buckets.pop()
+            await guard.execute(_GIVE_BACK, self._service, bucket, timeout=GUARD_TIMEOUT)
+        for bucket in range(BUCKETS):
+            if len(self.buckets) >= share:
+                break
+            if bucket not in self.buckets and await guard.fetchval(
+                _TAKE, self._service, bucket, timeout=GUARD_TIMEOUT
+            ):
+                self.buckets.add(bucket)
+        if len(self.buckets) != before:
+            RELAY_BUCKETS.set(len(self.buckets))
+            log.info("relay.shared", buckets=len(self.buckets), messengers=present)
+
+    async def _publish_batch(
+        self, guard: asyncpg.Connection, channel: AbstractChannel, exchange: AbstractExchange
+    ) -> bool:
+        """Publishes up to ``BATCH`` rows of this messenger's buckets; says whether there may be more at once."""
+        now = time.monotonic()
+        self._refused = {aggregate: until for aggregate, until in self._refused.items() if until > now}
+        start_before = now + PUBLISH_WINDOW
+        rows = await guard.fetch(
+            _READ, BUCKETS - 1, list(self.buckets), list(self._refused), BATCH, timeout=GUARD_TIMEOUT
         )
-        return active
-
-    async def _publish_batch(self, channel: AbstractChannel, exchange: AbstractExchange) -> bool:
-        """Publishes up to ``BATCH`` rows; says whether there may be more at once."""
-        rows = await self._read_batch()
         by_aggregate = defaultdict(list)
         for row in rows:
-            by_aggregate[row.aggregate_type, row.aggregate_id].append(row)
-        published: list[Any] = []
-        failed: list[dict[str, Any]] = []
+            by_aggregate[row["aggregate_type"], row["aggregate_id"]].append(row)
+        published: list[UUID] = []
+        refused: list[tuple[asyncpg.Record, str]] = []
 
-        async def publish_in_order(aggregate_rows: Sequence[Row[Any]]) -> None:
+        async def publish_in_order(aggregate_rows: list[asyncpg.Record]) -> None:
+            if len(aggregate_rows) > 1:
+                # The database's clock may have been set back between two of them.
+                aggregate_rows.sort(key=lambda row: row["aggregate_seq"])
             for row in aggregate_rows:
+                if time.monotonic() > start_before:
+                    return
                 try:
-                    async with asyncio.timeout(PUBLISH_TIMEOUT):
+                    with PUBLISH_SECONDS.time():
                         await self._publish(channel, exchange, row)
                 except DeliveryError as error:
                     # The broker said no to this one; its aggregate waits, the others go on.
-                    failed.append({"row_id": row.id, "error": str(error)[:500]})
-                    PUBLISHED.labels(row.type, "refused").inc()
-                    log.error("outbox.refused", outbox_id=str(row.id), type=row.type, error=str(error))
+                    refused.append((row, str(error)[:500]))
                     return
-                published.append(row.id)
+                published.append(row["id"])
 
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.timeout(PUBLISH_WINDOW + PUBLISH_TIMEOUT), asyncio.TaskGroup() as group:
                 for aggregate_rows in by_aggregate.values():
                     group.create_task(publish_in_order(aggregate_rows))
-        except* (AMQPError, OSError, TimeoutError) as errors:
+        except* (AMQPError, ChannelInvalidStateError, OSError, TimeoutError) as errors:
             raise errors.exceptions[0] from None
         finally:
-            await self._mark(published, failed)
-        return len(rows) == BATCH or bool(failed)
+            await self._mark(guard, published, refused)
+        return len(rows) == BATCH or len(published) < len(rows)
 
-    async def _read_batch(self) -> Sequence[Row[Any]]:
-        older = OUTBOX.alias("older")
-        ready = (
-            select(OUTBOX)
-            .where(
-                OUTBOX.c.published_at.is_(None),
-                OUTBOX.c.next_attempt_at <= func.clock_timestamp(),
-                ~select(older.c.id)
-                .where(
-                    older.c.published_at.is_(None),
-                    older.c.next_attempt_at > func.clock_timestamp(),
-                    older.c.aggregate_type == OUTBOX.c.aggregate_type,
-                    older.c.aggregate_id == OUTBOX.c.aggregate_id,
-                    older.c.aggregate_seq < OUTBOX.c.aggregate_seq,
-                )
-                .exists(),
-            )
-            .order_by(OUTBOX.c.created_at, OUTBOX.c.aggregate_seq)
-            .limit(BATCH)
-        )
-        async with self._engine.connect() as connection:
-            return (await connection.execute(ready)).all()
-
-    async def _publish(self, channel: AbstractChannel, exchange: AbstractExchange, row: Row[Any]) -> None:
-        if row.kind == "job":
+    async def _publish(self, channel: AbstractChannel, exchange: AbstractExchange, row: asyncpg.Record) -> None:
+        if row["kind"] == "job":
             await self._publish_job(channel, row)
             return
+        body = encode(
+            message_id=row["id"],
+            source=f"/rostrum/{self._service}",
+            message_type=row["type"],
+            subject=row["aggregate_id"],
+            time=row["created_at"],
+            aggregate_type=row["aggregate_type"],
+            aggregate_seq=row["aggregate_seq"],
+            traceparent=row["traceparent"],
+            data=row["payload"],
+        )
         message = aio_pika.Message(
-            _envelope(self._settings.service, row),
+            body,
             content_type=CONTENT_TYPE,
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            message_id=str(row.id),
-            type=row.type,
-            timestamp=row.created_at,
+            message_id=str(row["id"]),
+            type=row["type"],
+            timestamp=row["created_at"],
         )
         try:
-            await exchange.publish(message, routing_key=row.type, timeout=PUBLISH_TIMEOUT)
+            await exchange.publish(message, routing_key=row["type"])
         except PublishError:
             # Nobody is bound to this type. A fact that nobody listens to is legitimate.
-            PUBLISHED.labels(row.type, "unrouted").inc()
+            PUBLISHED.labels(row["type"], "unrouted").inc()
         else:
-            PUBLISHED.labels(row.type, "published").inc()
+            PUBLISHED.labels(row["type"], "published").inc()
 
-    async def _publish_job(self, channel: AbstractChannel, row: Row[Any]) -> None:
-        queue, job_id = row.payload["queue"], row.payload["job_id"]
+    async def _publish_job(self, channel: AbstractChannel, row: asyncpg.Record) -> None:
+        payload = orjson.loads(row["payload"])
+        queue, job_id = payload["queue"], payload["job_id"]
         job: JobMessage[None] = JobMessage(
             queue_name=queue,
-            actor_name=row.type,
+            actor_name=row["type"],
             args=(job_id,),
-            kwargs={"traceparent": row.traceparent},
+            kwargs={"traceparent": row["traceparent"]},
             options={},
-            message_id=str(row.id),
+            message_id=str(row["id"]),
         )
         message = aio_pika.Message(
-            job.encode(), delivery_mode=aio_pika.DeliveryMode.PERSISTENT, message_id=str(row.id)
+            job.encode(), delivery_mode=aio_pika.DeliveryMode.PERSISTENT, message_id=str(row["id"])
         )
         try:
-            await channel.default_exchange.publish(message, routing_key=queue, timeout=PUBLISH_TIMEOUT)
+            await channel.default_exchange.publish(message, routing_key=queue)
         except PublishError:
-            await asyncio.to_thread(self._declare_job_queue, queue)
-            await channel.default_exchange.publish(message, routing_key=queue, timeout=PUBLISH_TIMEOUT)
-        PUBLISHED.labels(row.type, "published").inc()
+            try:
+                await asyncio.to_thread(self._declare_job_queue, queue)
+            except Exception as error:
+                raise ConnectionError(f"The queue {queue} could not be declared: {error!r}") from error
+            await channel.default_exchange.publish(message, routing_key=queue)
+        PUBLISHED.labels(row["type"], "published").inc()
 
-    async def _mark(self, published: list[Any], failed: list[dict[str, Any]]) -> None:
-        if not published and not failed:
-            return
-        async with self._engine.begin() as connection:
-            if published:
-                await connection.execute(
-                    update(OUTBOX)
-                    .where(OUTBOX.c.id.in_(published))
-                    .values(published_at=func.clock_timestamp(), attempts=OUTBOX.c.attempts + 1)
-                )
-            if failed:
-                delay = func.least(func.power(2, OUTBOX.c.attempts), 300) * timedelta(seconds=1)
-                await connection.execute(
-                    update(OUTBOX)
-                    .where(OUTBOX.c.id == bindparam("row_id"))
-                    .values(
-                        attempts=OUTBOX.c.attempts + 1,
-                        next_attempt_at=func.clock_timestamp() + delay,
-                        last_error=bindparam("error"),
-                    ),
-                    failed,
-                )
+    async def _mark(
+        self, guard: asyncpg.Connection, published: list[UUID], refused: Sequence[tuple[asyncpg.Record, str]]
+    ) -> None:
+        if published:
+            await guard.execute(_MARK_PUBLISHED, published, timeout=GUARD_TIMEOUT)
+        for row, error in refused:
+            delay = await guard.fetchval(_MARK_REFUSED, row["id"], error, MAX_REFUSAL_DELAY, timeout=GUARD_TIMEOUT)
+            self._refused[row["aggregate_id"]] = time.monotonic() + delay
+            PUBLISHED.labels(row["type"], "refused").inc()
+            log.error("outbox.refused", outbox_id=str(row["id"]), type=row["type"], error=error)
 
 
 async def measure_outbox(engine: AsyncEngine) -> None:
@@ -244,20 +308,6 @@ async def prune(engine: AsyncEngine) -> int:
         outbox = await connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(sent)))
         inbox = await connection.execute(delete(INBOX).where(INBOX.c.message_id.in_(received)))
     return outbox.rowcount + inbox.rowcount
-
-
-def _envelope(service: str, row: Row[Any]) -> bytes:
-    heading = Heading(
-        id=row.id,
-        source=f"/rostrum/{service}",
-        type=row.type,
-        subject=row.aggregate_id,
-        time=row.created_at,
-        aggregatetype=row.aggregate_type,
-        aggregateseq=row.aggregate_seq,
-        traceparent=row.traceparent,
-    )
-    return json.dumps({**heading.model_dump(mode="json", exclude_none=True), "data": row.payload}).encode()
 
 
 async def _wait(waiting: Coroutine[Any, Any, Any], *, at_most: float) -> None:

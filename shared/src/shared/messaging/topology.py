@@ -17,6 +17,11 @@ def dead_letter_queue_name(service: str) -> str:
     return f"{service}.messages.dead"
 
 
+def parked_queue_name(service: str) -> str:
+    """Where an operator puts dead letters that are to be neither replayed nor lost."""
+    return f"{service}.messages.parked"
+
+
 async def declare_exchange(channel: AbstractChannel) -> AbstractExchange:
     return await channel.declare_exchange(EXCHANGE, ExchangeType.TOPIC, durable=True)
 
