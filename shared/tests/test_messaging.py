@@ -2,6 +2,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from shared.ids import new_id
 from shared.messaging import outbox
 from shared.messaging.consumer import ATTEMPTS, Consumer, Subscription, handle_once
 from shared.messaging.outbox import INBOX, OUTBOX, Bell, MessageTooLarge
-from shared.messaging.relay import BUCKETS, Relay
+from shared.messaging.relay import BUCKETS, Relay, prune
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
 from shared.settings import Settings
 from shared.testing import server
@@ -159,6 +160,68 @@ async def test_a_message_that_nobody_is_bound_to_does_not_stay_in_the_outbox(
         await eventually(lambda: _is_zero(engine))
 
 
+async def test_what_the_broker_refuses_holds_up_its_own_aggregate_only_and_leaves_in_order_later(
+    settings: Settings,
+    engine: AsyncEngine,
+    sessions: Sessions,
+    broker: AbstractRobustConnection,
+    spy: AbstractQueue,
+) -> None:
+    painted, washed = message_class(settings.service), message_class(settings.service, "washed")
+    channel = await broker.channel()
+    full = await channel.declare_queue(
+        exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+    )
+    await full.bind(EXCHANGE, painted.message_type)
+    await channel.default_exchange.publish(aio_pika.Message(b"fills it"), full.name)
+    blocked, free = new_id(), new_id()
+    async with sessions.begin() as session:
+        await outbox.add(session, paint(painted, "refused"), subject=blocked, seq=1)
+        await outbox.add(session, paint(washed, "waits"), subject=blocked, seq=2)
+        await outbox.add(session, paint(washed, "goes"), subject=free, seq=1)
+
+    async def is_refused() -> bool:
+        async with engine.connect() as connection:
+            return await connection.scalar(select(OUTBOX.c.id).where(OUTBOX.c.last_error.is_not(None))) is not None
+
+    async with running(relay_of(settings, engine)):
+        await eventually(is_refused)
+        await eventually(lambda: _is_unpublished(engine, 2))
+        await full.purge()
+        await eventually(lambda: _is_zero(engine))
+    # The spy's queue had room, so it got the refused message once more: at least once, in order.
+    colors = [item["data"]["color"] for item in await take(spy, 4)]
+    assert colors.index("goes") < colors.index("waits")
+    assert [color for color in colors if color != "goes"] == ["refused", "refused", "waits"]
+
+
+async def _is_unpublished(engine: AsyncEngine, count: int) -> bool:
+    return await unpublished(engine) == count
+
+
+async def test_old_rows_go_and_what_is_not_published_stays_however_old(
+    engine: AsyncEngine, settings: Settings, sessions: Sessions
+) -> None:
+    painted = message_class(settings.service)
+    kept, sent = [[await _written(sessions, painted, seq) for seq in seqs] for seqs in ((1, 2), (3, 4))]
+    async with engine.begin() as connection:
+        long_ago, lately = (func.clock_timestamp() - timedelta(days=days) for days in (40, 20))
+        await connection.execute(OUTBOX.update().values(created_at=long_ago))
+        await connection.execute(OUTBOX.update().where(OUTBOX.c.id.in_(sent)).values(published_at=long_ago))
+        old, young = new_id(), new_id()
+        await connection.execute(INBOX.insert().values(message_id=old, type="t", received_at=long_ago))
+        await connection.execute(INBOX.insert().values(message_id=young, type="t", received_at=lately))
+    assert await prune(engine) == 3
+    async with engine.connect() as connection:
+        assert set(await connection.scalars(select(OUTBOX.c.id))) == set(kept)
+        assert set(await connection.scalars(select(INBOX.c.message_id))) == {young}
+
+
+async def _written(sessions: Sessions, kind: type[Message], seq: int) -> UUID:
+    async with sessions.begin() as session:
+        return await outbox.add(session, paint(kind, "red"), subject=UUID(int=7), seq=seq)
+
+
 async def test_an_oversize_message_is_refused_when_it_is_written(settings: Settings, sessions: Sessions) -> None:
     async with sessions() as session:
         with pytest.raises(MessageTooLarge, match="at most 65536"):
@@ -232,6 +295,28 @@ async def test_without_the_inbox_row_the_same_message_would_have_its_effect_agai
         await session.execute(INBOX.delete())
     assert await handle_once(sessions, body, heading, subscription) == "handled"
     assert effects == ["red", "red"]
+
+
+async def test_a_type_that_nobody_here_knows_is_counted_and_goes(
+    settings: Settings, sessions: Sessions, broker: AbstractRobustConnection
+) -> None:
+    painted, strange = message_class(settings.service), message_class(settings.service, "sandblasted")
+
+    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None: ...
+
+    async def is_counted() -> bool:
+        labels = {"type": strange.message_type, "result": "unknown"}
+        return REGISTRY.get_sample_value("rostrum_messages_handled_total", labels) == 1
+
+    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
+        channel = await broker.channel()
+        await eventually(lambda: _is_declared(broker, settings))
+        body = envelope_of(strange, "red")
+        await channel.default_exchange.publish(aio_pika.Message(body), queue_name(settings.service))
+        await eventually(is_counted)
+        await eventually(lambda: _is_drained(broker, settings))
+    dead = await channel.declare_queue(dead_letter_queue_name(settings.service), passive=True)
+    assert dead.declaration_result.message_count == 0
 
 
 async def test_a_message_older_than_one_that_was_handled_is_dropped_unless_its_handler_wants_every_one(
