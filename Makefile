@@ -77,6 +77,10 @@ clean-state: $(STAMP) ## Forget everything the cluster has stored
 test: $(STAMP) ## Run the tests against real servers (T=path for some, ARGS="-x -k word" for pytest)
 	@$(SERVERS) run -- $(VENV)/pytest $(if $(T),$(T),-n $(N) --dist loadfile) $(ARGS)
 
+.PHONY: drill
+drill: $(STAMP) ## Break servers and processes under load, at full length, and show what arrived (T=file, ARGS="-k broker")
+	@DRILL=full $(VENV)/pytest $(or $(T),tests/drills) --timeout 1800 $(ARGS)
+
 .PHONY: check
 check: lint types imports lock-check test ## Everything a change must pass
 

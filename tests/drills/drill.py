@@ -1,0 +1,196 @@
+"""One drill: its roles, its load, and the report when all is quiet again."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from shared.settings import Settings
+from shared.testing_processes import until
+from tests.drills.audit import Collected, Finding, Kind, audit, sent_again
+from tests.drills.load import Book, Load
+from tests.drills.roles import Part, Role
+from tests.drills.scale import Scale
+from tests.drills.servers import Broker, Database
+from tests.drills.stage import API, Seen, Stage, Use
+
+QUIET_TIMEOUT = 60.0
+LEAK_PATIENCE = 10.0
+# How much more memory a process may use after a drill than before it: its caches fill, and its heap is never quite
+# given back. What is kept for every message would be more at full length.
+MEMORY_SLACK = 24 << 20
+POOL_SIZE = int(Settings.model_fields["database_pool_size"].default)
+
+
+@dataclass(frozen=True)
+class Report:
+    """``sent_again`` counts copies on the bus, ``redelivered`` what the broker handed out a second time, and
+    ``absorbed`` what of both the inbox made nothing of. ``drained`` are the seconds from the mending of the fault
+    until all that was written before had arrived; ``quiet`` those from the end of the load until nothing moved."""
+
+    findings: list[Finding]
+    answers: Counter[str]
+    statuses: Counter[int | None]
+    messages: int
+    sent_again: int
+    redelivered: int
+    absorbed: int
+    stale: int
+    drained: float | None
+    quiet: float
+    slowest: float
+
+    @property
+    def kinds(self) -> set[Kind]:
+        return {finding.kind for finding in self.findings}
+
+    def row(self) -> dict[str, str]:
+        """For the table."""
+        return {
+            "writes": str(self.answers.total()),
+            "accepted": str(self.answers["accepted"]),
+            "refused": str(self.answers["refused"]),
+            "unknown": str(self.answers["unknown"]),
+            "slowest": f"{self.slowest:.2f} s",
+            "messages": str(self.messages),
+            "sent again": str(self.sent_again),
+            "redelivered": str(self.redelivered),
+            "absorbed": str(self.absorbed),
+            "stale": str(self.stale),
+            "drained": "" if self.drained is None else f"{self.drained:.1f} s",
+            "quiet": f"{self.quiet:.1f} s",
+            "found": ", ".join(f"{kind} {count}" for kind, count in Counter(f.kind for f in self.findings).items()),
+        }
+
+
+class Drill:
+    def __init__(self, stage: Stage, scale: Scale, record: Callable[[Report], None]) -> None:
+        self.stage = stage
+        self.scale = scale
+        self.book = Book()
+        self.bus: list[Seen] = []
+        self.drained_after: float | None = None
+        self.last_report: Report | None = None
+        self._record = record
+        self._before: Use | None = None
+
+    @property
+    def broker(self) -> Broker:
+        return self.stage.broker
+
+    @property
+    def database(self) -> Database:
+        return self.stage.database
+
+    def role(self, part: Part) -> Role:
+        return self.stage.roles[part]
+
+    async def begin(self, *parts: Part) -> None:
+        """Only these roles run besides the api, on empty tables and queues, and each has worked once."""
+        await self.stage.cast(*({API, *parts} & self.stage.roles.keys()))
+        await self.stage.clear()
+        await self.stage.cast(API, *parts)
+        await self.stage.begin_count()
+        load = self._load()
+        async with load:
+            await load.go_on(0.5)
+        await self._until_quiet()
+        self._before = await self.stage.use()
+
+    def load(self, rate: float | None = None) -> Load:
+        """Writes for as long as the block lasts."""
+        return self._load(rate)
+
+    def _load(self, rate: float | None = None) -> Load:
+        return Load(self.stage.api_url, self.stage.credentials, self.book, rate=rate or self.scale.rate)
+
+    async def drained(self) -> float:
+        """Waits until all that is committed now has arrived; answers the seconds. Fails when it takes too long."""
+        began_at = time.monotonic()
+        present = await self.stage.clock()
+        async with asyncio.timeout(QUIET_TIMEOUT):
+            await until(lambda: self.stage.has_arrived(present))
+        self.drained_after = time.monotonic() - began_at
+        return self.drained_after
+
+    async def take_from_bus(self) -> Sequence[Seen]:
+        """What was on the bus since the last time, which counts for the audit too."""
+        taken = await self.stage.take_from_bus()
+        self.bus += taken
+        return taken
+
+    async def report(self, *, poison: str | None = None, may_skip: bool = False) -> Report:
+        """Audits when all is quiet, and when it takes too long to be, what is there then."""
+        quiet = await self._until_quiet()
+        await self.take_from_bus()
+        found = Collected(
+            writes=self.book.writes,
+            states=await self.stage.states(),
+            outbox=await self.stage.outbox(),
+            bus=[seen.fact for seen in self.bus],
+            effects=await self.stage.effects(),
+            unpublished=await self.stage.count_unpublished(),
+            waiting=await self.stage.count_waiting(),
+            dead=await self.stage.take_dead_letters(),
+        )
+        outcomes = self.stage.outcomes()
+        self.last_report = Report(
+            findings=[*audit(found, poison=poison, may_skip=may_skip), *await self._leaks()],
+            answers=self.book.answers(),
+            statuses=self.book.statuses(),
+            messages=len(found.outbox),
+            sent_again=sent_again(found),
+            redelivered=await self.stage.count_redelivered(),
+            absorbed=outcomes["duplicate"],
+            stale=outcomes["stale"],
+            drained=self.drained_after,
+            quiet=quiet,
+            slowest=max(write.seconds for write in self.book.writes),
+        )
+        self._record(self.last_report)
+        return self.last_report
+
+    async def _until_quiet(self) -> float:
+        began_at = time.monotonic()
+        await _within(QUIET_TIMEOUT, self.stage.is_quiet)
+        return time.monotonic() - began_at
+
+    async def _leaks(self) -> list[Finding]:
+        found: list[Finding] = []
+
+        async def is_as_before() -> bool:
+            found[:] = _leaked(self._before, await self.stage.use(), self.stage.roles) if self._before else []
+            return not found
+
+        await _within(LEAK_PATIENCE, is_as_before)
+        return found
+
+
+async def _within(seconds: float, is_so: Callable[[], Awaitable[bool]]) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await until(is_so)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _leaked(before: Use, after: Use, roles: dict[Part, Role]) -> list[Finding]:
+    """Pools may have filled since. All else is as before, but for memory within ``MEMORY_SLACK``."""
+    found = []
+    members = Counter(part.module.replace("tests.drills.ledger", "ledger.messenger") for part in roles)
+    for name, count in after.sessions.items():
+        allowed = max(before.sessions[name], POOL_SIZE * members[name])
+        if count > allowed:
+            found.append(Finding("leaked", f"{count} database sessions of {name}, {allowed} are right"))
+    if after.transactions:
+        found.append(Finding("leaked", f"{after.transactions} transactions are open"))
+    for what, count, allowed in zip(("connections", "channels"), after.broker, before.broker, strict=True):
+        if count > allowed:
+            found.append(Finding("leaked", f"{count} {what} of the broker, before {allowed}"))
+    for pid, memory in after.memory.items():
+        grown = memory - before.memory.get(pid, memory)
+        if grown > MEMORY_SLACK:
+            found.append(Finding("leaked", f"process {pid} has grown by {grown >> 20} MiB"))
+    return found

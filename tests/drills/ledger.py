@@ -1,0 +1,60 @@
+"""The service that listens in a drill: it writes down every message that it handles, one row for each.
+
+It is made of the parts that every service is made of, so a second effect or a wrong order that shows in its rows
+would have been one of theirs.
+"""
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Identity, Table, Text, Uuid, insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shared.contracts.envelope import Heading
+from shared.contracts.events import EventChangedV1, EventCreatedV1, EventFacts, EventPublishedV1, EventUnpublishedV1
+from shared.database import new_metadata
+from shared.messaging.consumer import Subscription
+from shared.messaging.messenger import run_messenger
+from shared.messaging.outbox import messaging_tables
+from shared.settings import Settings
+
+SERVICE = "ledger"
+POISON = "poison"
+
+METADATA = new_metadata()
+messaging_tables(METADATA)
+
+EFFECTS = Table(
+    "effects",
+    METADATA,
+    # Rises in the order in which one aggregate's messages take effect, as they do so one after another.
+    Column("serial", BigInteger, Identity(), primary_key=True),
+    Column("message_id", Uuid, nullable=False),
+    Column("subject", Uuid, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+)
+
+
+class LedgerSettings(Settings):
+    service: str = SERVICE
+
+
+class Poisoned(Exception):
+    """This message can't be handled, however often it is tried."""
+
+
+async def write_down(session: AsyncSession, message: EventFacts, heading: Heading) -> None:
+    if POISON in message.name:
+        raise Poisoned(message.name)
+    row = {"message_id": heading.id, "subject": heading.subject, "seq": heading.aggregateseq, "name": message.name}
+    await session.execute(insert(EFFECTS).values(row))
+
+
+SUBSCRIPTIONS: list[Subscription[Any]] = [
+    Subscription(kind, write_down)
+    for kind in (EventCreatedV1, EventChangedV1, EventPublishedV1, EventUnpublishedV1)
+]
+
+
+if __name__ == "__main__":
+    run_messenger(LedgerSettings(), SUBSCRIPTIONS)

@@ -1,0 +1,137 @@
+"""The roles of a drill as the processes they are in production, to be stopped, killed and frozen."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import psutil
+
+from deploy.local.ports import free_port
+from shared.testing_processes import Running, until
+
+READY_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A role that a drill needs. With a ``fault`` or ``without`` a mechanism, `tests.drills.role` runs it.
+
+    ``number`` tells replicas of one role apart.
+    """
+
+    module: str
+    number: int = 1
+    fault: str | None = None
+    without: tuple[str, ...] = ()
+
+    def command(self) -> list[str]:
+        if self.fault is None and not self.without:
+            return [self.module]
+        options = [option for name in self.without for option in ("--without", name)]
+        if self.fault is not None:
+            options += ["--fault", self.fault]
+        return ["tests.drills.role", self.module, *options]
+
+
+class Role:
+    """A running part. Its log outlives it, even a SIGKILL: each line is written when it is logged."""
+
+    def __init__(self, part: Part, running: Running) -> None:
+        self.part = part
+        self._running = running
+
+    @property
+    def url(self) -> str:
+        return self._running.url
+
+    @property
+    def pid(self) -> int:
+        return self._running.process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._running.process.returncode is None
+
+    @property
+    def memory(self) -> int:
+        """Bytes resident."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+    @property
+    def log(self) -> Path:
+        return self._running.log
+
+    def lines(self, name: str, *, since: int = 0) -> list[dict[str, Any]]:
+        """What it logged under this name, in order, from this byte of the log on."""
+        quoted = f'"{name}"'.encode()
+        read = [orjson.loads(line) for line in self.log.read_bytes()[since:].splitlines() if quoted in line]
+        return [line for line in read if line["event"] == name]
+
+    def log_tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
+
+    async def redelivered(self) -> int:
+        """What its counter of redelivered messages says."""
+        async with httpx.AsyncClient() as client:
+            metrics = (await client.get(f"{self.url}/metrics")).text
+        found = re.search(r"^rostrum_messages_redelivered_total (\S+)$", metrics, re.MULTILINE)
+        assert found is not None
+        return int(float(found.group(1)))
+
+    def signal(self, number: signal.Signals) -> None:
+        self._running.process.send_signal(number)
+
+    async def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        self.signal(signal.SIGCONT)
+        return await self._running.stop()
+
+    async def kill(self) -> None:
+        if self.is_alive:
+            self._running.process.kill()
+        await self._running.process.wait()
+
+    async def died(self) -> int:
+        """Waits for its end, which is not asked for here; its exit code, negative for a signal."""
+        async with asyncio.timeout(30):
+            return await self._running.process.wait()
+
+
+async def start_role(part: Part, environment: Mapping[str, str], folder: Path) -> Role:
+    """The part as a process that says it is ready."""
+    port = free_port()
+    log = folder / f"{part.module}-{port}.log"
+    ports = {"API_PORT": str(port), "HEALTH_PORT": str(port)}
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *part.command(),
+            env={**os.environ, **environment, **ports},
+            stdout=output,
+            stderr=output,
+        )
+    role = Role(part, Running(f"http://127.0.0.1:{port}", process, log))
+    async with httpx.AsyncClient() as client, asyncio.timeout(READY_TIMEOUT):
+
+        async def is_ready() -> bool:
+            assert role.is_alive, f"{part.module} ended before it was ready:\n{role.log_tail()}"
+            try:
+                return (await client.get(f"{role.url}/healthz/ready")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        try:
+            await until(is_ready)
+        except BaseException:
+            await role.kill()
+            raise
+    return role

@@ -1,0 +1,306 @@
+"""Where drills are played: servers and an api that stay for the session, and the roles that a drill asks for."""
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import alembic.command
+import alembic.config
+import orjson
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractIncomingMessage
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from deploy.local.running import ROOT
+from events import messenger
+from events.settings import EventsSettings
+from shared.contracts.envelope import CONTENT_TYPE
+from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, declare_queue, queue_name
+from shared.provisioning import DATABASE, provision
+from shared.testing import AUDIENCE, ISSUER, TokenFactory
+from tests.drills import ledger
+from tests.drills.audit import Fact, State
+from tests.drills.proxy import Proxy
+from tests.drills.roles import Part, Role, start_role
+from tests.drills.servers import Broker, Database
+
+API = Part("events.api")
+MESSENGER = Part("events.messenger")
+LEDGER = Part("tests.drills.ledger")
+
+SPY = "spy"
+SERVICES = {"events": messenger.SUBSCRIPTIONS, ledger.SERVICE: ledger.SUBSCRIPTIONS}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A message as it was on the bus."""
+
+    fact: Fact
+    body: bytes
+    type: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the roles hold: database sessions by name and those in a transaction, connections and channels of the
+    broker, and bytes of memory by process."""
+
+    sessions: Counter[str]
+    transactions: int
+    broker: tuple[int, int]
+    memory: dict[int, int]
+
+
+class Stage:
+    """All roles reach the broker by the ``wire``."""
+
+    def __init__(self, folder: Path, tokens: TokenFactory) -> None:
+        self._folder = folder
+        self._tokens = tokens
+        self.database = Database(folder)
+        self.broker = Broker(folder)
+        self.wire = Proxy(self.broker.port)
+        self.roles: dict[Part, Role] = {}
+        self._redelivered = 0
+        self._log_ends: dict[Path, int] = {}
+        self._ledgers: list[Role] = []
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        try:
+            async with self.wire:
+                await asyncio.gather(self.database.start(), self.broker.start())
+                await asyncio.gather(self._make_tables(), self._declare_queues())
+                await self.cast(API)
+                yield
+        finally:
+            for role in self.roles.values():
+                await role.kill()
+            for server in (self.database, self.broker):
+                if server.is_running:
+                    await server.kill()
+            shutil.rmtree(self._folder)
+
+    async def _make_tables(self) -> None:
+        await provision(self.database.url(), dict.fromkeys(SERVICES, "secret"))
+        config = alembic.config.Config(ROOT / "services" / "events" / "alembic.ini")
+        config.attributes["settings"] = EventsSettings(database_url=SecretStr(self._database_url("events")))
+        await asyncio.to_thread(alembic.command.upgrade, config, "head")
+        engine = create_async_engine(self._database_url(ledger.SERVICE))
+        async with engine.begin() as connection:
+            await connection.run_sync(ledger.METADATA.create_all)
+        await engine.dispose()
+
+    async def _declare_queues(self) -> None:
+        async with await self.broker.connect() as connection:
+            channel = await connection.channel()
+            for service, subscriptions in SERVICES.items():
+                await declare_queue(channel, service, [item.message.message_type for item in subscriptions])
+            spy = await channel.declare_queue(SPY, durable=True, arguments={"x-queue-type": "quorum"})
+            await spy.bind(EXCHANGE, "events.#")
+        await self.broker.knows([SPY, *_queues()])
+
+    def _database_url(self, service: str) -> str:
+        return f"postgresql+asyncpg://{service}:secret@127.0.0.1:{self.database.port}/{DATABASE}"
+
+    def _environment(self, part: Part) -> dict[str, str]:
+        service = ledger.SERVICE if part.module == LEDGER.module else part.module.partition(".")[0]
+        return {
+            "DATABASE_URL": self._database_url(service),
+            "RABBITMQ_URL": self.broker.url(self.wire.port),
+            "JWKS_URL": self._tokens.jwks_url,
+            "TOKEN_ISSUER": ISSUER,
+            "TOKEN_AUDIENCE": AUDIENCE,
+        }
+
+    @property
+    def api_url(self) -> str:
+        return self.roles[API].url
+
+    def credentials(self) -> dict[str, str]:
+        return self._tokens.organizer()
+
+    async def cast(self, *parts: Part) -> None:
+        """Makes these the roles that run: a start takes seconds, so those that run already go on."""
+        leaving = [part for part, role in self.roles.items() if part not in parts or not role.is_alive]
+        await asyncio.gather(*(self.dismiss(part) for part in leaving))
+        missing = [part for part in parts if part not in self.roles]
+        await asyncio.gather(*(self.start(part) for part in missing))
+
+    async def start(self, part: Part) -> Role:
+        """In the place of an earlier one of the same part, which has ended."""
+        role = await start_role(part, self._environment(part), self._folder)
+        self.roles[part] = role
+        if part.module == LEDGER.module:
+            self._ledgers.append(role)
+        return role
+
+    async def stop(self, part: Part) -> int:
+        """SIGTERM; its exit code."""
+        self._redelivered += await self.roles[part].redelivered()
+        return await self.roles[part].stop()
+
+    async def kill(self, part: Part) -> None:
+        """SIGKILL."""
+        self._redelivered += await self.roles[part].redelivered()
+        await self.roles[part].kill()
+
+    async def dismiss(self, part: Part) -> None:
+        role = self.roles.pop(part)
+        if role.is_alive:
+            try:
+                await role.stop()
+            finally:
+                await role.kill()
+
+    async def begin_count(self) -> None:
+        """Forgets what ledgers have counted and logged so far."""
+        self._ledgers = [role for role in self._ledgers if role.is_alive]
+        self._log_ends = {role.log: role.log.stat().st_size for role in self._ledgers}
+        self._redelivered = -sum([await role.redelivered() for role in self._ledgers])
+
+    async def count_redelivered(self) -> int:
+        """What the broker gave to the ledger a second time. A ledger that killed itself has told nobody."""
+        return self._redelivered + sum([await role.redelivered() for role in self._ledgers if role.is_alive])
+
+    def outcomes(self) -> Counter[str]:
+        """How the ledger's messages ended: handled, duplicate or stale."""
+        return Counter(
+            line["outcome"]
+            for role in self._ledgers
+            for line in role.lines("message.handled", since=self._log_ends.get(role.log, 0))
+        )
+
+    async def repair(self) -> None:
+        """Whatever a drill has broken and, as it failed, has left so."""
+        self.wire.resume()
+        for server in (self.database, self.broker):
+            if not server.is_running:
+                await server.start()
+
+    async def clear(self) -> None:
+        """Forgets what was written and sent so far."""
+        connection = await self.database.connect(DATABASE)
+        try:
+            tables = await connection.fetch(
+                "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = 'ledger' OR schemaname = 'events'"
+                " AND tablename IN ('events', 'outbox', 'inbox', 'inbox_positions', 'idempotency_keys')"
+            )
+            # As a replica does: without a look at the programmes, images and so on that these events don't have.
+            await connection.execute("SET session_replication_role = replica")
+            for table in tables:
+                await connection.execute('DELETE FROM "{}"."{}"'.format(*table))
+        finally:
+            await connection.close()
+        async with await self.broker.connect() as broker:
+            channel = await broker.channel()
+            for name in (SPY, *_queues()):
+                await (await channel.get_queue(name)).purge()
+
+    async def is_quiet(self) -> bool:
+        """Whether all has left the outbox and all that came to the ledger is settled."""
+        return not await self.count_unpublished() and not await self.count_waiting()
+
+    async def clock(self) -> datetime:
+        """The database's."""
+        (row,) = await self._fetch("SELECT clock_timestamp()")
+        return cast(datetime, row[0])
+
+    async def has_arrived(self, before: datetime) -> bool:
+        """Whether the ledger has received all that was written before this instant of the database's clock."""
+        missing = await self._fetch(
+            "SELECT FROM events.outbox WHERE created_at < $1"
+            " AND NOT EXISTS (SELECT FROM ledger.inbox WHERE message_id = outbox.id) LIMIT 1",
+            before,
+        )
+        return not missing
+
+    async def count_unpublished(self) -> int:
+        rows = await self._fetch("SELECT count(*) FROM events.outbox WHERE published_at IS NULL")
+        return int(rows[0][0])
+
+    async def count_waiting(self) -> int:
+        return await self.broker.count_messages(queue_name(ledger.SERVICE))
+
+    async def states(self) -> list[State]:
+        return [State(*row) for row in await self._fetch("SELECT id, version, name FROM events.events")]
+
+    async def outbox(self) -> list[Fact]:
+        rows = await self._fetch(
+            "SELECT id, aggregate_id, aggregate_seq, payload->>'name' FROM events.outbox WHERE kind = 'message'"
+        )
+        return [Fact(*row) for row in rows]
+
+    async def effects(self) -> list[Fact]:
+        rows = await self._fetch("SELECT message_id, subject, seq, name FROM ledger.effects ORDER BY serial")
+        return [Fact(*row) for row in rows]
+
+    async def _fetch(self, statement: str, *values: Any) -> list[Any]:
+        connection = await self.database.connect(DATABASE)
+        try:
+            return list(await connection.fetch(statement, *values))
+        finally:
+            await connection.close()
+
+    async def take_from_bus(self) -> list[Seen]:
+        """What the spy has got since this was asked last."""
+        return [_seen(message) for message in await self._take(SPY)]
+
+    async def take_dead_letters(self) -> list[str]:
+        """Names of the writes they tell of."""
+        letters = [message for service in SERVICES for message in await self._take(dead_letter_queue_name(service))]
+        return [_seen(letter).fact.name for letter in letters]
+
+    async def _take(self, queue_name: str) -> list[AbstractIncomingMessage]:
+        taken: list[AbstractIncomingMessage] = []
+        async with await self.broker.connect() as connection:
+            channel = await connection.channel()
+            queue = await channel.get_queue(queue_name)
+            while (message := await queue.get(no_ack=True, fail=False)) is not None:
+                taken.append(message)
+        return taken
+
+    async def deliver(self, messages: Iterable[Seen]) -> None:
+        """Puts copies into the ledger's queue, in this order."""
+        async with await self.broker.connect() as connection:
+            channel = await connection.channel(publisher_confirms=True)
+            for seen in messages:
+                copy = Message(
+                    seen.body,
+                    content_type=CONTENT_TYPE,
+                    delivery_mode=DeliveryMode.PERSISTENT,
+                    message_id=str(seen.fact.id),
+                    type=seen.type,
+                )
+                await channel.default_exchange.publish(copy, queue_name(ledger.SERVICE))
+
+    async def use(self) -> Use:
+        rows = await self._fetch(
+            "SELECT application_name, coalesce(state, '') FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND usename IN ('events', 'ledger')"
+        )
+        return Use(
+            sessions=Counter(name for name, _ in rows),
+            transactions=sum(state.startswith("idle in transaction") for _, state in rows),
+            broker=await self.broker.count_connections(),
+            memory={role.pid: role.memory for role in self.roles.values()},
+        )
+
+
+def _queues() -> list[str]:
+    return [name(service) for service in SERVICES for name in (queue_name, dead_letter_queue_name)]
+
+
+def _seen(message: AbstractIncomingMessage) -> Seen:
+    envelope = orjson.loads(message.body)
+    fact = Fact(UUID(envelope["id"]), UUID(envelope["subject"]), envelope["aggregateseq"], envelope["data"]["name"])
+    return Seen(fact, message.body, envelope["type"])
