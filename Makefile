@@ -21,7 +21,7 @@ STAMP := .venv/.complete
 SERVERS := $(VENV)/python -m deploy.local.testservers
 CLUSTER := $(VENV)/python -m deploy.local
 SERVICES := events tickets media exports
-CODE := shared services deploy tests benchmarks
+CODE := shared services deploy tests benchmarks docs
 
 # How many test processes. Servers are shared, databases are not.
 N ?= 2
@@ -37,7 +37,7 @@ ARGS ?=
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(STAMP) ## Fetch what is needed into this checkout; done by all other targets when needed
@@ -82,7 +82,7 @@ drill: $(STAMP) ## Break servers and processes under load, at full length, and s
 	@DRILL=full $(VENV)/pytest $(or $(T),tests/drills) --timeout 1800 $(ARGS)
 
 .PHONY: check
-check: lint types imports lock-check test ## Everything a change must pass
+check: lint types imports lock-check messages-check test ## Everything a change must pass
 
 .PHONY: lint
 lint: $(STAMP) ## Check style and formatting
@@ -105,6 +105,14 @@ imports: $(STAMP) ## Check that no service imports another
 .PHONY: lock-check
 lock-check: $(STAMP) ## Check that uv.lock fits the pyproject files
 	@$(UV) lock --check --quiet
+
+.PHONY: messages-check
+messages-check: $(STAMP) ## Check that docs/messages.md and docs/asyncapi.json fit the contracts
+	@$(VENV)/python -m docs.generate_messages --check
+
+.PHONY: messages-doc
+messages-doc: $(STAMP) ## Write docs/messages.md and docs/asyncapi.json, and freeze new samples of messages
+	@$(VENV)/python -m docs.generate_messages
 
 .PHONY: bench
 bench: $(STAMP) ## Measure (ARGS= for one benchmark)
