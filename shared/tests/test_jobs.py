@@ -89,6 +89,7 @@ async def test_an_attempt_that_lost_its_lease_can_not_write_any_more(
     async with claim(sessions, job_class, job_id) as slow:
         assert slow is not None
         await lose_the_lease(sessions, job_class, job_id)
+        await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
         async with claim(sessions, job_class, job_id) as quick:
             assert quick is not None
             await quick.progress("painting", 1, 2)
@@ -146,11 +147,44 @@ async def test_a_job_that_kills_every_worker_ends_as_failed(
         async with claim(sessions, job_class, job_id) as run:
             assert isinstance(run, Run)  # and the process dies here, without a word
         await lose_the_lease(sessions, job_class, job_id)
-    async with claim(sessions, job_class, job_id) as run:
-        assert run is None
-    await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+        async with claim(sessions, job_class, job_id) as run:
+            assert run is None, "a hint that RabbitMQ delivers again must not start what the sweep has not put back"
+        await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
     job = await read(sessions, job_class, job_id)
     assert (job.state, job.error["code"]) == ("failed", "job-given-up")
+
+
+async def test_jobs_that_lost_two_attempts_are_tried_again_one_at_a_time(
+    engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
+) -> None:
+    async def start(*job_ids: UUID) -> list[UUID]:
+        """Those whose attempt has begun, and ends without a word."""
+        started = []
+        for job_id in job_ids:
+            async with claim(sessions, job_class, job_id) as run:
+                if run is not None:
+                    started.append(job_id)
+        return started
+
+    async def sweep_after_a_crash() -> None:
+        async with sessions.begin() as session:
+            past = func.clock_timestamp() - timedelta(minutes=10)
+            await session.execute(update(job_class).where(job_class.state == "running").values(lease_until=past))
+        await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+
+    suspects = [await enqueued(sessions, job_class) for _ in range(3)]
+    for _ in range(2):
+        assert await start(*suspects) == suspects
+        await sweep_after_a_crash()
+    fresh = await enqueued(sessions, job_class)
+    assert await hints(sessions) == 3 + 3 + 1 + 1, "one hint for all suspects together"
+    assert await start(suspects[0], fresh) == [suspects[0], fresh]
+    await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+    assert await hints(sessions) == 8, "no second suspect while the first runs"
+    await sweep_after_a_crash()
+    job = await read(sessions, job_class, fresh)
+    assert (job.state, job.hints) == ("queued", 1), "who lost one attempt only is not kept waiting"
+    assert await hints(sessions) == 10
 
 
 async def test_the_hint_reaches_the_queue_that_dramatiq_reads_and_makes_it_when_it_is_missing(

@@ -1,8 +1,10 @@
 """Jobs: long work as a row with a status that is the truth, and a dramatiq message that is only a hint to start.
 
 The hint goes through the outbox, so a committed job is never forgotten; ``sweep`` sends it again when it, or the
-worker that took it, got lost. A job may therefore be started twice: ``claim`` lets one start win, and each attempt
-is counted before its work begins, so that work which kills its process can't do so for ever.
+worker that took it, got lost. A job may therefore be hinted at twice: ``claim`` lets one start win. Each attempt is
+counted before its work begins, so that work which kills its process can't do so for ever. Whose work it was nobody
+knows, as all jobs of the process die with it; so jobs that lost two attempts are tried again one at a time, and the
+others don't use up their attempts beside the one that kills.
 """
 
 import asyncio
@@ -13,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
-from sqlalchemy import CheckConstraint, and_, func, or_, select, text, update
+from sqlalchemy import CheckConstraint, ColumnElement, and_, func, inspect, or_, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
@@ -30,6 +32,7 @@ log = get_logger(__name__)
 LEASE = timedelta(seconds=60)
 HINT_PATIENCE = timedelta(seconds=60)
 MAX_ATTEMPTS = 5
+SUSPECT_ATTEMPTS = 2
 SWEEP_BATCH = 100
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
@@ -131,8 +134,9 @@ async def claim(sessions: Sessions, model: type[JobColumns], job_id: UUID) -> As
             update(model)
             .where(
                 model.id == job_id,
+                # Not a running one whose lease is over, either: the sweep decides when that is tried again.
+                model.state == QUEUED,
                 model.attempts < MAX_ATTEMPTS,
-                or_(model.state == QUEUED, and_(model.state == RUNNING, model.lease_until < now)),
             )
             .values(
                 state=RUNNING,
@@ -200,35 +204,50 @@ async def _queue_again(run: Run, sessions: Sessions, model: type[JobColumns]) ->
 
 
 async def sweep(sessions: Sessions, model: type[JobColumns], *, actor: str, queue: str) -> None:
-    """Sends a new hint for jobs that nobody works on, and fails those that used up their attempts."""
+    """Puts back what nobody works on any more, sends hints that may be lost, fails what used up its attempts.
+
+    Of the jobs with ``SUSPECT_ATTEMPTS`` lost attempts it hints at one, when none of them runs or is about to.
+    Takes a lock, so that one sweep of these jobs runs at a time; a second one does nothing.
+    """
     now = func.clock_timestamp()
-    forgotten = or_(
-        and_(model.state == QUEUED, model.hinted_at < now - HINT_PATIENCE),
-        and_(model.state == RUNNING, model.lease_until < now),
-    )
+    table = inspect(model).local_table.description
     async with sessions.begin() as session:
-        await session.execute(
-            update(model)
-            .where(forgotten, model.attempts >= MAX_ATTEMPTS)
-            .values(state=FAILED, finished_at=now, lease_until=None, error=GivenUp().document())
-            .execution_options(synchronize_session=False)
+        if not await session.scalar(
+            select(func.pg_try_advisory_xact_lock(func.hashtext("rostrum.sweep"), func.hashtext(table)))
+        ):
+            return
+
+        async def change(*which: ColumnElement[bool], **values: Any) -> list[tuple[UUID, int]]:
+            changed = await session.execute(
+                update(model)
+                .where(*which)
+                .values(**values)
+                .returning(model.id, model.hints)
+                .execution_options(synchronize_session=False)
+            )
+            return [(job_id, hints) for job_id, hints in changed]
+
+        is_left = and_(model.state == RUNNING, model.lease_until < now)
+        await change(is_left, state=QUEUED, hinted_at=now - 2 * HINT_PATIENCE, lease_until=None)
+        is_due = and_(model.state == QUEUED, model.hinted_at < now - HINT_PATIENCE)
+        given_up = {"state": FAILED, "finished_at": now, "error": GivenUp().document()}
+        await change(is_due, model.attempts >= MAX_ATTEMPTS, **given_up)
+
+        is_suspect = model.attempts >= SUSPECT_ATTEMPTS
+        is_active = or_(model.state == RUNNING, and_(model.state == QUEUED, ~is_due))
+        oldest = select(model.id).where(is_due).order_by(model.created_at)
+        hinted = await change(
+            or_(
+                model.id.in_(oldest.where(~is_suspect).limit(SWEEP_BATCH)),
+                and_(
+                    model.id.in_(oldest.where(is_suspect).limit(1)),
+                    ~select(model.id).where(is_suspect, is_active).exists(),
+                ),
+            ),
+            hints=model.hints + 1,
+            hinted_at=now,
         )
-        stale = (
-            select(model.id)
-            .where(forgotten, model.hinted_at < now - HINT_PATIENCE / 4)
-            .order_by(model.created_at)
-            .limit(SWEEP_BATCH)
-            .with_for_update(skip_locked=True)
-        )
-        hinted = await session.execute(
-            update(model)
-            .where(model.id.in_(stale))
-            .values(hints=model.hints + 1, hinted_at=now)
-            .returning(model.id, model.hints)
-            .execution_options(synchronize_session=False)
-        )
-        for job_id, hints in hinted.all():
-            log.warning("job.hinted_again", job_id=str(job_id), hints=hints)
+        for job_id, hints in hinted:
             await outbox.add_job(session, actor, queue=queue, job_id=job_id, attempt=hints)
 
 

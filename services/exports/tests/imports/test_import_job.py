@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import update
 
 from exports.clients.calls import open_neighbours
 from exports.imports import tasks
@@ -38,10 +37,9 @@ def read(live: Live, tokens: TokenFactory) -> Callable[[UUID], Awaitable[dict[st
 
 
 async def lose_the_lease(live: Live, import_id: UUID) -> None:
-    """What the clock does to a job whose worker was killed."""
-    past = func.clock_timestamp() - timedelta(minutes=10)
+    """What the sweep does to a job whose worker was killed, when the clock says so."""
     async with live.sessions.begin() as session:
-        await session.execute(update(Import).where(Import.id == import_id).values(lease_until=past))
+        await session.execute(update(Import).where(Import.id == import_id).values(state="queued"))
 
 
 @pytest.mark.parametrize("storage_place", ["local", "s3"])
