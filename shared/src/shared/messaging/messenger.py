@@ -5,6 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.database import Sessions, new_engine, new_sessions
@@ -32,7 +33,7 @@ def run_messenger(
         level=settings.log_level,
         as_json=settings.log_format == "json",
     )
-    asyncio.run(_run(settings, subscriptions, chores))
+    uvloop.run(_run(settings, subscriptions, chores))
 
 
 async def _run(settings: Settings, subscriptions: Sequence[Subscription[Any]], chores: Sequence[Chore]) -> None:

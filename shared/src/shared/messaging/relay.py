@@ -16,15 +16,17 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 from uuid import UUID
 
 import aio_pika
 import asyncpg
 import orjson
-from aio_pika.abc import AbstractChannel, AbstractExchange
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
+from aiormq import Channel, spec
 from dramatiq import Message as JobMessage
+from prometheus_client import Counter
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -32,7 +34,7 @@ from shared.contracts.envelope import CONTENT_TYPE, encode
 from shared.database import connection_settings
 from shared.logs import get_logger
 from shared.messaging.outbox import INBOX, OUTBOX, channel_name
-from shared.messaging.topology import declare_exchange
+from shared.messaging.topology import EXCHANGE, declare_exchange
 from shared.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_ROWS, PUBLISH_SECONDS, PUBLISHED, RELAY_BUCKETS
 from shared.settings import Settings
 
@@ -41,6 +43,7 @@ log = get_logger(__name__)
 BUCKETS = 16
 BATCH = 500
 PRUNE_BATCH = 2000
+PERSISTENT = 2
 POLL_SECONDS = 1.0
 # A publish starts at most this long after its row was read, and ends at most ``PUBLISH_TIMEOUT`` later; the guard
 # is heard of again before its patience is over, unless the process stands still.
@@ -132,7 +135,8 @@ class Relay:
                 )
             async with connection:
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-                exchange = await declare_exchange(channel)
+                await declare_exchange(channel)
+                underlay = cast(Channel, await channel.get_underlay_channel())
                 # Only now, so that who can't reach the broker leaves the work to those who can.
                 await guard.execute(_PRESENT, self._service, BUCKETS, timeout=GUARD_TIMEOUT)
                 await guard.add_listener(channel_name(self._service), lambda *_: self._wake.set())
@@ -142,7 +146,7 @@ class Relay:
                     if time.monotonic() - shared_at >= POLL_SECONDS:
                         await self._share_buckets(guard)
                         shared_at = time.monotonic()
-                    if not await self._publish_batch(guard, channel, exchange):
+                    if not await self._publish_batch(guard, underlay):
                         await _wait(self._wake.wait(), at_most=POLL_SECONDS)
         finally:
             self.buckets.clear()
@@ -178,9 +182,7 @@ class Relay:
             RELAY_BUCKETS.set(len(self.buckets))
             log.info("relay.shared", buckets=len(self.buckets), messengers=present)
 
-    async def _publish_batch(
-        self, guard: asyncpg.Connection, channel: AbstractChannel, exchange: AbstractExchange
-    ) -> bool:
+    async def _publish_batch(self, guard: asyncpg.Connection, channel: Channel) -> bool:
         """Publishes up to ``BATCH`` rows of this messenger's buckets; says whether there may be more at once."""
         now = time.monotonic()
         self._refused = {aggregate: until for aggregate, until in self._refused.items() if until > now}
@@ -202,8 +204,7 @@ class Relay:
                 if time.monotonic() > start_before:
                     return
                 try:
-                    with PUBLISH_SECONDS.time():
-                        await self._publish(channel, exchange, row)
+                    await self._publish(channel, row)
                 except DeliveryError as error:
                     # The broker said no to this one; its aggregate waits, the others go on.
                     refused.append((row, str(error)[:500]))
@@ -220,7 +221,7 @@ class Relay:
             await self._mark(guard, published, refused)
         return len(rows) == BATCH or len(published) < len(rows)
 
-    async def _publish(self, channel: AbstractChannel, exchange: AbstractExchange, row: asyncpg.Record) -> None:
+    async def _publish(self, channel: Channel, row: asyncpg.Record) -> None:
         if row["kind"] == "job":
             await self._publish_job(channel, row)
             return
@@ -235,23 +236,22 @@ class Relay:
             traceparent=row["traceparent"],
             data=row["payload"],
         )
-        message = aio_pika.Message(
-            body,
+        properties = spec.Basic.Properties(
             content_type=CONTENT_TYPE,
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            delivery_mode=PERSISTENT,
             message_id=str(row["id"]),
-            type=row["type"],
+            message_type=row["type"],
             timestamp=row["created_at"],
         )
         try:
-            await exchange.publish(message, routing_key=row["type"])
+            await _publish(channel, EXCHANGE, row["type"], body, properties)
         except PublishError:
             # Nobody is bound to this type. A fact that nobody listens to is legitimate.
-            PUBLISHED.labels(row["type"], "unrouted").inc()
+            _published(row["type"], "unrouted").inc()
         else:
-            PUBLISHED.labels(row["type"], "published").inc()
+            _published(row["type"], "published").inc()
 
-    async def _publish_job(self, channel: AbstractChannel, row: asyncpg.Record) -> None:
+    async def _publish_job(self, channel: Channel, row: asyncpg.Record) -> None:
         payload = orjson.loads(row["payload"])
         queue, job_id = payload["queue"], payload["job_id"]
         job: JobMessage[None] = JobMessage(
@@ -262,18 +262,17 @@ class Relay:
             options={},
             message_id=str(row["id"]),
         )
-        message = aio_pika.Message(
-            job.encode(), delivery_mode=aio_pika.DeliveryMode.PERSISTENT, message_id=str(row["id"])
-        )
+        body = job.encode()
+        properties = spec.Basic.Properties(delivery_mode=PERSISTENT, message_id=str(row["id"]))
         try:
-            await channel.default_exchange.publish(message, routing_key=queue)
+            await _publish(channel, "", queue, body, properties)
         except PublishError:
             try:
                 await asyncio.to_thread(self._declare_job_queue, queue)
             except Exception as error:
                 raise ConnectionError(f"The queue {queue} could not be declared: {error!r}") from error
-            await channel.default_exchange.publish(message, routing_key=queue)
-        PUBLISHED.labels(row["type"], "published").inc()
+            await _publish(channel, "", queue, body, properties)
+        _published(row["type"], "published").inc()
 
     async def _mark(
         self, guard: asyncpg.Connection, published: list[UUID], refused: Sequence[tuple[asyncpg.Record, str]]
@@ -283,8 +282,29 @@ class Relay:
         for row, error in refused:
             delay = await guard.fetchval(_MARK_REFUSED, row["id"], error, MAX_REFUSAL_DELAY, timeout=GUARD_TIMEOUT)
             self._refused[row["aggregate_id"]] = time.monotonic() + delay
-            PUBLISHED.labels(row["type"], "refused").inc()
+            _published(row["type"], "refused").inc()
             log.error("outbox.refused", outbox_id=str(row["id"]), type=row["type"], error=error)
+
+
+async def _publish(
+    channel: Channel, exchange: str, routing_key: str, body: bytes, properties: spec.Basic.Properties
+) -> None:
+    """Sends, and waits for the confirm. Raises ``PublishError`` when no queue takes it, ``DeliveryError`` for a no.
+
+    By aiormq, which is below aio-pika: of the time of a publish, aio-pika's message object alone takes a sixth.
+    It need not ``wait`` for the socket to take each message by itself: ``BATCH`` bounds what is on its way.
+    """
+    began = time.perf_counter()
+    await channel.basic_publish(
+        body, exchange=exchange, routing_key=routing_key, properties=properties, mandatory=True, wait=False
+    )
+    PUBLISH_SECONDS.observe(time.perf_counter() - began)
+
+
+@lru_cache(maxsize=1024)
+def _published(message_type: str, result: str) -> Counter:
+    """``PUBLISHED`` of these labels. Looking them up takes a lock, so they are looked up once."""
+    return PUBLISHED.labels(message_type, result)
 
 
 async def measure_outbox(engine: AsyncEngine) -> None:
