@@ -55,7 +55,7 @@ def _folder(state: Path) -> Path:
 async def prepare(state: Path, *, durable: bool, port: int) -> Process:
     """Make the data folder when there is none, end a server that a killed run left on it, and say how to start.
 
-    Without ``durable`` a crash of the machine loses data, a crash of the server does not: for tests.
+    Without ``durable`` a crash of the machine loses data, and one of the server its last commits: for tests.
     Raises ``MissingPart`` when it can't run here.
     """
     binaries = _binaries()

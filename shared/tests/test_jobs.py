@@ -178,7 +178,7 @@ async def test_jobs_that_lost_two_attempts_are_tried_again_one_at_a_time(
         await sweep_after_a_crash()
     fresh = await enqueued(sessions, job_class)
     assert await hints(sessions) == 3 + 3 + 1 + 1, "one hint for all suspects together"
-    assert await start(suspects[0], fresh) == [suspects[0], fresh]
+    assert await start(*suspects, fresh) == [suspects[0], fresh], "whatever hints come"
     await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
     assert await hints(sessions) == 8, "no second suspect while the first runs"
     await sweep_after_a_crash()

@@ -10,6 +10,8 @@ import aio_pika
 import asyncpg
 import pytest
 from aio_pika.abc import AbstractQueue, AbstractRobustConnection
+from aiormq import spec
+from pamqp import frame
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from sqlalchemy import func, make_url, select
@@ -19,6 +21,7 @@ from shared.contracts.envelope import Heading, Message
 from shared.database import Sessions
 from shared.ids import new_id
 from shared.messaging import outbox
+from shared.messaging.connection import connect
 from shared.messaging.consumer import ATTEMPTS, Consumer, Subscription, handle_once
 from shared.messaging.outbox import INBOX, OUTBOX, Bell, MessageTooLarge
 from shared.messaging.relay import BUCKETS, Relay, prune
@@ -496,6 +499,23 @@ async def test_messages_wait_out_a_broker_that_can_not_be_reached(
     await task
     async with running(relay_of(settings, engine)):
         assert (await take(spy, 1))[0]["data"]["color"] == "red"
+
+
+async def test_a_broker_that_goes_away_within_the_handshake_is_one_that_can_not_be_reached(
+    settings: Settings,
+) -> None:
+    async def begin_a_handshake(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(len(b"AMQP0091"))
+        writer.write(frame.marshal(spec.Connection.Start(), 0))
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(begin_a_handshake, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    leaving = settings.model_copy(update={"rabbitmq_url": SecretStr(f"amqp://guest:guest@127.0.0.1:{port}/")})
+    async with listening:
+        with pytest.raises(ConnectionError, match="No connection to RabbitMQ"):
+            await connect(leaving, "test")
 
 
 def envelope_of(kind: type[Message], color: str, subject: UUID | None = None, seq: int = 1) -> bytes:

@@ -18,7 +18,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from sqlalchemy import CheckConstraint, ColumnElement, and_, func, inspect, or_, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, aliased, declared_attr, mapped_column
 
 from shared.database import Sessions
 from shared.ids import new_id
@@ -129,7 +129,10 @@ async def claim(sessions: Sessions, model: type[JobColumns], job_id: UUID) -> As
     """
     lease_id = new_id()
     now = func.clock_timestamp()
+    another = aliased(model)
     async with sessions.begin() as session:
+        # Two suspects that start at the same moment would not see each other.
+        await session.execute(select(func.pg_advisory_xact_lock(func.hashtext("rostrum.claim"), _lock_key(model))))
         taken = await session.execute(
             update(model)
             .where(
@@ -137,6 +140,12 @@ async def claim(sessions: Sessions, model: type[JobColumns], job_id: UUID) -> As
                 # Not a running one whose lease is over, either: the sweep decides when that is tried again.
                 model.state == QUEUED,
                 model.attempts < MAX_ATTEMPTS,
+                or_(
+                    model.attempts < SUSPECT_ATTEMPTS,
+                    ~select(another.id)
+                    .where(another.state == RUNNING, another.attempts >= SUSPECT_ATTEMPTS)
+                    .exists(),
+                ),
             )
             .values(
                 state=RUNNING,
@@ -210,10 +219,9 @@ async def sweep(sessions: Sessions, model: type[JobColumns], *, actor: str, queu
     Takes a lock, so that one sweep of these jobs runs at a time; a second one does nothing.
     """
     now = func.clock_timestamp()
-    table = inspect(model).local_table.description
     async with sessions.begin() as session:
         if not await session.scalar(
-            select(func.pg_try_advisory_xact_lock(func.hashtext("rostrum.sweep"), func.hashtext(table)))
+            select(func.pg_try_advisory_xact_lock(func.hashtext("rostrum.sweep"), _lock_key(model)))
         ):
             return
 
@@ -249,6 +257,10 @@ async def sweep(sessions: Sessions, model: type[JobColumns], *, actor: str, queu
         )
         for job_id, hints in hinted:
             await outbox.add_job(session, actor, queue=queue, job_id=job_id, attempt=hints)
+
+
+def _lock_key(model: type[JobColumns]) -> ColumnElement[int]:
+    return func.hashtext(inspect(model).local_table.description)
 
 
 def new_job_broker(settings: Settings) -> RabbitmqBroker:

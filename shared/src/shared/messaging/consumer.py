@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shared.contracts.envelope import Heading, Message
 from shared.database import Sessions
 from shared.logs import get_logger
+from shared.messaging.connection import BROKER_TIMEOUT, connect, until_closed
 from shared.messaging.topology import dead_letter_queue_name, declare_queue, queue_name
 from shared.metrics import DEAD_LETTERS, HANDLE_SECONDS, HANDLED, REDELIVERED, WAITING
 from shared.settings import Settings
@@ -34,7 +35,6 @@ from shared.tracing import continued_trace
 log = get_logger(__name__)
 
 PREFETCH = 16
-BROKER_TIMEOUT = 10.0
 RECONNECT_SECONDS = 1.0
 MEASURE_SECONDS = 15.0
 # 0.25 + 0.5 + … + 16 s: about half a minute until a message that always fails is a dead letter.
@@ -91,7 +91,10 @@ class Consumer:
     async def _run_while_connected(self) -> None:
         service = self._settings.service
         # A broker that is short of memory stops reading from connections that publish, so acks go on another one.
-        async with await self._connect("consumer") as connection, await self._connect("dead_letters") as publishing:
+        async with (
+            await connect(self._settings, "consumer") as connection,
+            await connect(self._settings, "dead_letters") as publishing,
+        ):
             async with asyncio.timeout(BROKER_TIMEOUT):
                 channel = await connection.channel()
                 await channel.set_qos(prefetch_count=PREFETCH)
@@ -101,8 +104,8 @@ class Consumer:
             log.info("consumer.ready", messages=sorted(self._subscriptions))
             waits = [
                 asyncio.create_task(self._stopping.wait()),
-                asyncio.create_task(_until_closed(channel)),
-                asyncio.create_task(_until_closed(self._dead_letters)),
+                asyncio.create_task(until_closed(channel)),
+                asyncio.create_task(until_closed(self._dead_letters)),
                 asyncio.create_task(_measure(await connection.channel(), service)),
             ]
             try:
@@ -117,14 +120,6 @@ class Consumer:
                 for task in [*waits, *self._in_flight]:
                     task.cancel()  # unacked messages go back to the queue when the channel closes
                 await asyncio.gather(*waits, *self._in_flight, return_exceptions=True)
-
-    async def _connect(self, purpose: str) -> aio_pika.abc.AbstractConnection:
-        async with asyncio.timeout(BROKER_TIMEOUT):
-            return await aio_pika.connect(
-                self._settings.rabbitmq_url.get_secret_value(),
-                heartbeat=30,
-                client_properties={"connection_name": f"{self._settings.service}.{purpose}"},
-            )
 
     async def _start(self, incoming: AbstractIncomingMessage) -> None:
         task = asyncio.current_task()
@@ -288,12 +283,6 @@ async def handle_once(
             return "stale"
         await subscription.handler(session, payload, heading)
     return "handled"
-
-
-async def _until_closed(channel: AbstractChannel) -> None:
-    closed = asyncio.Event()
-    channel.close_callbacks.add(lambda *_: closed.set())
-    await closed.wait()
 
 
 async def _measure(channel: AbstractChannel, service: str) -> None:

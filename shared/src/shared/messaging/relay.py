@@ -20,7 +20,6 @@ from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
 
-import aio_pika
 import asyncpg
 import orjson
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
@@ -33,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared.contracts.envelope import CONTENT_TYPE, encode
 from shared.database import connection_settings
 from shared.logs import get_logger
+from shared.messaging.connection import BROKER_TIMEOUT, connect
 from shared.messaging.outbox import INBOX, OUTBOX, channel_name
 from shared.messaging.topology import EXCHANGE, declare_exchange
 from shared.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_ROWS, PUBLISH_SECONDS, PUBLISHED, RELAY_BUCKETS
@@ -127,22 +127,20 @@ class Relay:
     async def _run_while_connected(self, stopping: asyncio.Event) -> None:
         guard = await self.connect_guard()
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT):
-                connection = await aio_pika.connect(
-                    self._settings.rabbitmq_url.get_secret_value(),
-                    heartbeat=30,
-                    client_properties={"connection_name": f"{self._service}.relay"},
-                )
-            async with connection:
-                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-                await declare_exchange(channel)
-                underlay = cast(Channel, await channel.get_underlay_channel())
+            async with await connect(self._settings, "relay") as connection:
+                async with asyncio.timeout(BROKER_TIMEOUT):
+                    channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                    await declare_exchange(channel)
+                    underlay = cast(Channel, await channel.get_underlay_channel())
+                channel.close_callbacks.add(lambda *_: self._wake.set())
                 # Only now, so that who can't reach the broker leaves the work to those who can.
                 await guard.execute(_PRESENT, self._service, BUCKETS, timeout=GUARD_TIMEOUT)
                 await guard.add_listener(channel_name(self._service), lambda *_: self._wake.set())
                 shared_at = -POLL_SECONDS
                 while not stopping.is_set():
                     self._wake.clear()
+                    if channel.is_closed:
+                        raise ConnectionError("The connection to the broker ended.")
                     if time.monotonic() - shared_at >= POLL_SECONDS:
                         await self._share_buckets(guard)
                         shared_at = time.monotonic()

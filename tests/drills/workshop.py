@@ -1,0 +1,124 @@
+"""The service whose jobs a drill disturbs. Each job works for a moment and leaves one result, or kills its worker.
+
+It is made of the parts that every service is made of, and waits less long for what was lost. `python -m` runs its
+messenger; its worker is `workshop_worker`. ``DRILL_WITHOUT`` names a mechanism that is switched off.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Identity
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from shared import jobs
+from shared.database import COLUMN_TYPES, Sessions, new_metadata
+from shared.ids import new_id
+from shared.jobs import JobColumns, Run, claim
+from shared.messaging import messenger
+from shared.messaging.outbox import messaging_tables
+from shared.settings import Settings
+from shared.worker import open_database
+from tests.drills.scale import FULL, scale_of_this_run
+
+SERVICE = "workshop"
+ACTOR = "workshop.work"
+QUEUE = f"{SERVICE}.jobs"
+LEASE = 10.0 if scale_of_this_run() is FULL else 2.0
+STEPS = 10
+STEP_SECONDS = 0.1
+
+
+class Base(DeclarativeBase):
+    metadata = new_metadata()
+    type_annotation_map = COLUMN_TYPES
+
+
+class Job(Base, JobColumns):
+    __tablename__ = "jobs"
+
+    kills: Mapped[bool] = mapped_column(default=False)
+
+
+class Result(Base):
+    """The effect of a job, which there must be one of."""
+
+    __tablename__ = "results"
+
+    serial: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    job_id: Mapped[UUID]
+
+
+messaging_tables(Base.metadata)
+
+
+class WorkshopSettings(Settings):
+    service: str = SERVICE
+
+
+@dataclass(frozen=True)
+class Resources:
+    engine: AsyncEngine
+    sessions: Sessions
+
+
+@asynccontextmanager
+async def open_resources(settings: WorkshopSettings) -> AsyncIterator[Resources]:
+    async with open_database(settings) as (engine, sessions):
+        yield Resources(engine, sessions)
+
+
+async def work(resources: Resources, job_id: UUID) -> None:
+    async with _take(resources.sessions, job_id) as run:
+        if run is None:
+            return
+        async with resources.sessions() as session:
+            job = await session.get_one(Job, job_id)
+        if job.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for step in range(STEPS):
+            await asyncio.sleep(STEP_SECONDS)
+            await run.progress("working", step + 1, STEPS)
+        async with resources.sessions.begin() as session:
+            session.add(Result(job_id=job_id))
+            await run.finish(session)
+
+
+@asynccontextmanager
+async def _take(sessions: Sessions, job_id: UUID) -> AsyncIterator[Run | None]:
+    if os.environ.get("DRILL_WITHOUT") == "claim":
+        yield Run(sessions, Job, job_id, new_id())
+        return
+    async with claim(sessions, Job, job_id) as run:
+        yield run
+
+
+async def _unguarded(self: Run, session: AsyncSession, **values: Any) -> None:
+    """``Run.guarded`` that lets an attempt write which has lost its lease."""
+    job = await session.get_one(Job, self.job_id)
+    for name, value in values.items():
+        setattr(job, name, value)
+
+
+def set_up() -> None:
+    jobs.LEASE = timedelta(seconds=LEASE)
+    jobs.HINT_PATIENCE = timedelta(seconds=LEASE / 4)
+    messenger.CHORE_SECONDS = 0.25
+    if os.environ.get("DRILL_WITHOUT") in ("claim", "lease"):
+        Run.guarded = _unguarded  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    set_up()
+    sweep = partial(jobs.sweep, model=Job, actor=ACTOR, queue=QUEUE)
+    messenger.run_messenger(
+        WorkshopSettings(), chores=[] if os.environ.get("DRILL_WITHOUT") == "sweep" else [sweep]
+    )

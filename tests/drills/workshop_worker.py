@@ -1,0 +1,19 @@
+"""The worker of the drills' workshop."""
+
+import sys
+from functools import partial
+
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+from shared.worker import new_worker_broker, run_worker
+from tests.drills.workshop import ACTOR, QUEUE, WorkshopSettings, open_resources, set_up, work
+
+
+def create_broker() -> RabbitmqBroker:
+    set_up()
+    settings = WorkshopSettings()
+    return new_worker_broker(settings, partial(open_resources, settings), {ACTOR: work}, queue=QUEUE)
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker("tests.drills.workshop_worker:create_broker", threads=4))
