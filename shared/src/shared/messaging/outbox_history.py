@@ -142,9 +142,9 @@ class Replayable:
 
 
 async def find_replayable(engine: AsyncEngine, period: Period) -> Replayable:
-    found = select(
-        func.count(), func.min(OUTBOX.c.created_at), func.max(OUTBOX.c.created_at)
-    ).where(*period.conditions())
+    found = select(func.count(), func.min(OUTBOX.c.created_at), func.max(OUTBOX.c.created_at)).where(
+        *period.conditions()
+    )
     kept = select(func.min(OUTBOX.c.created_at)).where(*Period().conditions())
     async with engine.connect() as connection:
         count, oldest, newest = (await connection.execute(found)).one()
@@ -167,7 +167,8 @@ async def replay(engine: AsyncEngine, period: Period, marked: Callable[[list[UUI
     mark = (
         update(OUTBOX)
         .where(OUTBOX.c.id.in_(batch))
-        .values(published_at=None, next_attempt_at=func.clock_timestamp())
+        # As if it had never left: attempts and errors of the first time say nothing about the second.
+        .values(published_at=None, attempts=0, last_error=None, next_attempt_at=func.clock_timestamp())
         .returning(OUTBOX.c.id)
     )
     async with engine.connect() as connection:

@@ -1,0 +1,381 @@
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+from uuid import UUID
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractConnection, AbstractQueue
+from pydantic import SecretStr
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from shared.contracts.envelope import Heading, Message
+from shared.database import Sessions
+from shared.ids import new_id
+from shared.messaging import outbox, outbox_history
+from shared.messaging.__main__ import main, new_parser
+from shared.messaging.consumer import Consumer, Subscription
+from shared.messaging.dead_letters import broker_of
+from shared.messaging.outbox import OUTBOX
+from shared.messaging.relay import BUCKETS, Relay
+from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
+from shared.settings import Settings
+
+
+def message_class(service: str, verb: str = "painted") -> type[Message]:
+    class Painted(Message):
+        message_type: ClassVar[str] = f"{service}.wall.{verb}.v1"
+        color: str
+
+    return Painted
+
+
+@pytest.fixture
+async def connection(settings: Settings) -> AsyncIterator[AbstractConnection]:
+    async with broker_of(settings) as connection:
+        yield connection
+        channel = await connection.channel()
+        for name in (queue_name(settings.service), dead_letter_queue_name(settings.service)):
+            await channel.queue_delete(name)
+
+
+@pytest.fixture
+async def spy(settings: Settings, connection: AbstractConnection) -> AbstractQueue:
+    """A queue that gets every message of the service under test."""
+    channel = await connection.channel()
+    exchange = await channel.declare_exchange(EXCHANGE, "topic", durable=True)
+    queue = await channel.declare_queue(exclusive=True)
+    await queue.bind(exchange, f"{settings.service}.#")
+    return queue
+
+
+async def take(queue: AbstractQueue, count: int) -> list[str]:
+    """The ids of the next ``count`` messages."""
+    taken: list[str] = []
+    async with asyncio.timeout(15), queue.iterator(no_ack=True) as incoming:
+        async for message in incoming:
+            taken.append(str(message.message_id))
+            if len(taken) == count:
+                break
+    return taken
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - the condition lives in another process
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def running(part: Any) -> AsyncIterator[None]:
+    stopping = asyncio.Event()
+    task = asyncio.create_task(part.run(stopping))
+    try:
+        yield
+    finally:
+        stopping.set()
+        async with asyncio.timeout(20):
+            await task
+
+
+def relay_of(settings: Settings, engine: AsyncEngine) -> Relay:
+    return Relay(settings, engine, declare_job_queue=lambda _: None)
+
+
+async def write(sessions: Sessions, kind: type[Message], count: int, subject: UUID | None = None) -> list[str]:
+    """Messages in the outbox, each in a transaction of its own; returns their ids."""
+    subject = subject or new_id()
+    ids = []
+    for seq in range(1, count + 1):
+        async with sessions.begin() as session:
+            message = kind.model_validate({"organizer": "acme", "color": str(seq)})
+            ids.append(str(await outbox.add(session, message, subject=subject, seq=seq)))
+    return ids
+
+
+async def mark_published(engine: AsyncEngine, *, ago: timedelta = timedelta(minutes=1)) -> None:
+    """As if a relay had sent all that waits, so long ago, and it was written a second before."""
+    at = func.clock_timestamp() - ago
+    async with engine.begin() as connection:
+        await connection.execute(
+            update(OUTBOX)
+            .where(OUTBOX.c.published_at.is_(None))
+            .values(published_at=at, created_at=at - timedelta(seconds=1), attempts=1)
+        )
+
+
+async def waiting(engine: AsyncEngine) -> list[str]:
+    async with engine.connect() as connection:
+        rows = select(OUTBOX.c.id).where(OUTBOX.c.published_at.is_(None)).order_by(OUTBOX.c.aggregate_seq)
+        return [str(message_id) for message_id in (await connection.execute(rows)).scalars()]
+
+
+async def command(settings: Settings, *argv: str) -> None:
+    arguments = new_parser().parse_args(["outbox", *argv])
+    await arguments.command(arguments, settings)
+
+
+# -------------------- status
+
+
+async def test_status_tells_what_waits_what_was_refused_and_what_went_out(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: Any
+) -> None:
+    painted, primed = message_class(settings.service), message_class(settings.service, "primed")
+    await write(sessions, painted, 2)
+    await mark_published(engine)
+    await write(sessions, painted, 3)
+    await mark_published(engine, ago=timedelta(hours=5))
+    waiting_ids = await write(sessions, primed, 4)
+    async with sessions.begin() as session:
+        await outbox.add_job(session, "paint", queue="jobs", job_id=new_id())
+    async with engine.begin() as connection:
+        await connection.execute(
+            update(OUTBOX)
+            .where(OUTBOX.c.id == UUID(waiting_ids[0]))
+            .values(attempts=3, last_error="no room", created_at=func.clock_timestamp() - timedelta(minutes=90))
+        )
+    await command(settings, "status", "--json")
+    status = json.loads(capsys.readouterr().out)
+    assert status["unpublished"]["rows"] == 5
+    assert 5400 <= status["unpublished"]["oldest_seconds"] < 5500
+    assert [(item["kind"], item["type"], item["rows"]) for item in status["unpublished"]["types"]] == [
+        ("message", primed.message_type, 4),
+        ("job", "paint", 1),
+    ]
+    (refused,) = status["refused"]["oldest"]
+    assert status["refused"]["rows"] == 1
+    assert (refused["id"], refused["attempts"], refused["error"]) == (waiting_ids[0], 3, "no room")
+    assert status["published"] == {"last_hour": 2, "last_24_hours": 5}
+    assert status["relays"] == []
+    await command(settings, "status")
+    shown = capsys.readouterr().out
+    assert "unpublished: 5, the oldest for 1:30:" in shown
+    assert f"{waiting_ids[0]}  {primed.message_type}" in shown
+    assert "no room" in shown
+    assert "published: 2 in the last hour, 5 in the last 24 hours" in shown
+
+
+async def test_status_tells_which_relay_holds_which_buckets(settings: Settings, engine: AsyncEngine) -> None:
+    relays = [relay_of(settings, engine), relay_of(settings, engine)]
+
+    async def are_shared() -> bool:
+        return [len(relay.buckets) for relay in relays] == [BUCKETS // 2, BUCKETS // 2]
+
+    async with running(relays[0]), running(relays[1]):
+        await eventually(are_shared)
+        told = (await outbox_history.outbox_status(engine, settings.service))["relays"]
+        held = [sorted(relay.buckets) for relay in relays]
+    assert [item["name"] for item in told] == [f"{settings.service}.relay"] * 2
+    assert sorted(item["buckets"] for item in told) == sorted(held)
+
+
+# -------------------- replay
+
+
+async def test_a_replay_sends_messages_again_with_the_same_ids_in_order_and_jobs_never(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, spy: AbstractQueue, capsys: Any
+) -> None:
+    painted = message_class(settings.service)
+    ids = await write(sessions, painted, 5)
+    async with sessions.begin() as session:
+        await outbox.add_job(session, painted.message_type, queue="jobs", job_id=new_id())
+    await mark_published(engine)
+    await command(settings, "replay", "--type", painted.message_type, "--apply")
+    assert await waiting(engine) == ids
+    assert "5 messages go out again, written from" in capsys.readouterr().out
+    async with running(relay_of(settings, engine)):
+        assert await take(spy, 5) == ids
+
+
+async def test_a_replay_takes_each_message_once_while_relays_send_them(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, spy: AbstractQueue, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(outbox_history, "REPLAY_BATCH", 2)
+    painted = message_class(settings.service)
+    ids = await write(sessions, painted, 9)
+    batches: list[list[UUID]] = []
+    async with running(relay_of(settings, engine)):
+        assert await take(spy, 9) == ids
+
+        async def is_idle() -> bool:
+            return not await waiting(engine)
+
+        await eventually(is_idle)
+        period = outbox_history.Period(types=frozenset([painted.message_type]))
+        await outbox_history.replay(engine, period, batches.append)
+        assert await take(spy, 9) == ids
+        await eventually(is_idle)
+    assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
+    assert [str(message_id) for batch in batches for message_id in sorted(batch)] == ids
+
+
+async def test_what_a_relay_has_sent_again_meanwhile_is_not_replayed_again(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(outbox_history, "REPLAY_BATCH", 2)
+    painted = message_class(settings.service)
+    await write(sessions, painted, 5)
+    await mark_published(engine)
+    replayed = 0
+
+    async with asyncio.timeout(20), engine.connect() as connection:
+        # A relay that is faster than anything: every batch is published when the next one begins.
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert raw is not None
+        await raw.execute(
+            """
+            CREATE FUNCTION publish() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN NEW.published_at = clock_timestamp(); RETURN NEW; END $$;
+            CREATE TRIGGER publish BEFORE UPDATE ON outbox FOR EACH ROW EXECUTE FUNCTION publish();
+            """
+        )
+
+        def count(batch: list[UUID]) -> None:
+            nonlocal replayed
+            replayed += len(batch)
+
+        await outbox_history.replay(engine, outbox_history.Period(), count)
+    assert replayed == 5
+
+
+async def test_the_receivers_inbox_absorbs_a_replay(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, connection: AbstractConnection, spy: AbstractQueue
+) -> None:
+    painted = message_class(settings.service)
+    effects: list[str] = []
+
+    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+        effects.append(str(heading.id))
+
+    consumer = Consumer(settings, sessions, [Subscription(painted, on_painted)])
+    channel = await connection.channel()
+
+    async def is_listening() -> bool:
+        try:
+            await (await connection.channel()).declare_queue(queue_name(settings.service), passive=True)
+        except aio_pika.exceptions.ChannelNotFoundEntity:
+            return False
+        return True
+
+    async with running(consumer):
+        await eventually(is_listening)
+        async with running(relay_of(settings, engine)):
+            ids = await write(sessions, painted, 3)
+            assert await take(spy, 3) == ids
+
+            async def are_handled() -> bool:
+                return effects == ids and not await waiting(engine)
+
+            await eventually(are_handled)
+            await command(settings, "replay", "--type", painted.message_type, "--apply")
+            assert await take(spy, 3) == ids
+
+        async def is_drained() -> bool:
+            queue = await channel.declare_queue(queue_name(settings.service), passive=True)
+            return queue.declaration_result.message_count == 0
+
+        await eventually(is_drained)
+    assert effects == ids
+
+
+async def test_messages_are_chosen_by_type_time_and_subject(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: Any
+) -> None:
+    painted, primed = message_class(settings.service), message_class(settings.service, "primed")
+    wall = new_id()
+    old = await write(sessions, painted, 1, wall)
+    await mark_published(engine, ago=timedelta(hours=3))
+    new = [*await write(sessions, primed, 1, wall), *await write(sessions, painted, 1)]
+    await mark_published(engine)
+
+    async def replayed(*argv: str) -> set[str]:
+        await command(settings, "replay", *argv, "--apply")
+        ids = set(await waiting(engine))
+        async with engine.begin() as connection:
+            await connection.execute(
+                update(OUTBOX)
+                .where(OUTBOX.c.published_at.is_(None))
+                .values(published_at=OUTBOX.c.created_at + timedelta(seconds=1))
+            )
+        return ids
+
+    assert await replayed("--subject", str(wall)) == {old[0], new[0]}
+    assert await replayed("--since", "2h") == set(new)
+    assert await replayed("--since", "4h", "--until", "120m") == set(old)
+    assert await replayed("--type", painted.message_type, "--type", primed.message_type) == {*old, *new}
+    assert await replayed("--type", painted.message_type, "--since", "2h") == {new[1]}
+    begun = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    assert await replayed("--since", begun, "--subject", str(wall)) == {new[0]}
+    assert await replayed("--type", "no.such.type.v1") == set()
+
+
+async def test_without_apply_a_replay_only_tells_how_many_and_from_when(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: Any
+) -> None:
+    await write(sessions, message_class(settings.service), 2)
+    await mark_published(engine)
+    await command(settings, "replay", "--since", "1h")
+    would, kept = capsys.readouterr().out.splitlines()
+    assert would.startswith("would send 2 messages again, written from ")
+    assert would.endswith("; --apply does it")
+    assert kept.startswith("Published messages are deleted after 24 hours and can't be sent again then; the oldest")
+    assert await waiting(engine) == []
+
+
+# -------------------- what may go wrong
+
+
+async def test_a_database_that_is_away_is_one_line_and_exit_code_1(settings: Settings) -> None:
+    nowhere = settings.model_copy(
+        update={"database_url": SecretStr("postgresql+asyncpg://events:hidden@127.0.0.1:1/rostrum")}
+    )
+    await _fails_with_one_line(nowhere, "messages: the database at 127.0.0.1:1: ")
+
+
+async def test_a_database_without_the_service_is_one_line_and_exit_code_1(settings: Settings) -> None:
+    await _fails_with_one_line(settings, 'relation "outbox" does not exist')
+
+
+async def _fails_with_one_line(settings: Settings, text: str) -> None:
+    environment = {
+        "SERVICE": settings.service,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "RABBITMQ_URL": settings.rabbitmq_url.get_secret_value(),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "shared.messaging", "outbox", "status"),
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    (line,) = err.decode().splitlines()
+    assert text in line
+    assert "hidden" not in line
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["replay"],
+        ["replay", "--until", "2h"],
+        ["replay", "--since", "2031-05-01T09:00"],
+        ["replay", "--since", "yesterday"],
+        ["replay", "--subject", "wall"],
+    ],
+)
+def test_wrong_use_is_exit_code_2(wrong: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["outbox", *wrong])
+    assert ended.value.code == 2
+    assert "error: " in capsys.readouterr().err
