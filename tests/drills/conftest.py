@@ -1,6 +1,7 @@
 """Drills: the real processes on servers of their own, which are stopped, killed and cut off while writes go on."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,17 @@ from shared.testing import TokenFactory
 from tests.drills.drill import Drill
 from tests.drills.scale import scale_of_this_run
 from tests.drills.stage import Stage
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts twins last, those without the same mechanism together: they need roles of their own, and each start of
+    a role takes seconds."""
+    drills = [item for item in items if item.path.parent == HERE]
+    twins = {item: marker.args[0] for item in drills if (marker := item.get_closest_marker("twin")) is not None}
+    ordered = iter(sorted(drills, key=lambda item: twins.get(item, "")))
+    items[:] = [next(ordered) if item.path.parent == HERE else item for item in items]
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,9 @@ class Book:
 
 
 @dataclass
-class _Aggregate:
+class Event:
+    """``etag`` is None while nobody knows what became of the last change."""
+
     event_id: str
     etag: str | None
 
@@ -59,11 +61,11 @@ class Load:
     """
 
     def __init__(self, url: str, headers: Callable[[], dict[str, str]], book: Book, *, rate: float) -> None:
-        self._client = httpx.AsyncClient(base_url=url, timeout=_ANSWER_TIMEOUT)
+        self._client = httpx.AsyncClient(base_url=url, timeout=_ANSWER_TIMEOUT, verify=False)
         self._headers = headers
         self._book = book
         self._rate = rate
-        self._idle: deque[_Aggregate] = deque()
+        self._idle: deque[Event] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._begun = 0
         self._name = uuid4().hex[:8]
@@ -90,9 +92,14 @@ class Load:
             while len(self._answered()) < enough:  # noqa: ASYNC110 - the machine is what is waited for
                 await asyncio.sleep(0.02)
 
-    async def write(self, *names: str) -> None:
-        """Creates one event of each name, beside the steady writes."""
-        await asyncio.gather(*(self._create(name) for name in names))
+    async def create(self, name: str) -> Event:
+        """One event beside the steady writes, which leave it alone. The write must be accepted."""
+        event = await self._create(name)
+        assert event is not None
+        return event
+
+    async def change(self, event: Event, name: str) -> None:
+        await self._change(event, name)
 
     def _answered(self) -> list[Write]:
         return [write for write in self._book.writes if write.status is not None]
@@ -112,15 +119,17 @@ class Load:
     async def _write_one(self, number: int) -> None:
         name = f"drill {self._name} {number}"
         if not self._idle or number % round(1 / _CREATED) == 0:
-            await self._create(name)
+            created = await self._create(name)
+            if created is not None:
+                self._idle.append(created)
             return
-        aggregate = self._idle.popleft()
+        event = self._idle.popleft()
         try:
-            await self._change(aggregate, name)
+            await self._change(event, name)
         finally:
-            self._idle.append(aggregate)
+            self._idle.append(event)
 
-    async def _create(self, name: str) -> None:
+    async def _create(self, name: str) -> Event | None:
         write = self._noted(Write(name))
         body = {
             "name": name,
@@ -134,21 +143,22 @@ class Load:
             answer = await self._send(write, "POST", "/v1/events", body, key)
         if write.answer == "accepted" and answer is not None:
             write.event_id, write.version = answer.json()["id"], answer.json()["version"]
-            self._idle.append(_Aggregate(answer.json()["id"], answer.headers["ETag"]))
+            return Event(answer.json()["id"], answer.headers["ETag"])
+        return None
 
-    async def _change(self, aggregate: _Aggregate, name: str) -> None:
-        path = f"/v1/events/{aggregate.event_id}"
-        if aggregate.etag is None:
+    async def _change(self, event: Event, name: str) -> None:
+        path = f"/v1/events/{event.event_id}"
+        if event.etag is None:
             # Nobody answered the last change: only the service knows whether it was done.
             with suppress(httpx.TransportError):
-                aggregate.etag = (await self._client.get(path, headers=self._headers())).headers.get("ETag")
-        if aggregate.etag is None:
+                event.etag = (await self._client.get(path, headers=self._headers())).headers.get("ETag")
+        if event.etag is None:
             return
-        write = self._noted(Write(name, aggregate.event_id))
-        answer = await self._send(write, "PATCH", path, {"name": name}, {"If-Match": aggregate.etag})
-        aggregate.etag = None
+        write = self._noted(Write(name, event.event_id))
+        answer = await self._send(write, "PATCH", path, {"name": name}, {"If-Match": event.etag})
+        event.etag = None
         if answer is not None and write.answer != "unknown":
-            aggregate.etag = answer.headers.get("ETag")
+            event.etag = answer.headers.get("ETag")
         if write.answer == "accepted" and answer is not None:
             write.version = answer.json()["version"]
 

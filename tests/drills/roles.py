@@ -6,39 +6,51 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import orjson
 import psutil
 
 from deploy.local.ports import free_port
-from shared.testing_processes import Running, until
+from shared.testing_processes import Running
+from tests.drills.waiting import within
 
 READY_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
 class Part:
-    """A role that a drill needs. With a ``fault`` or ``without`` a mechanism, `tests.drills.role` runs it.
+    """A role that a drill needs, and the options with which `tests.drills.role` runs it when it has any.
 
     ``number`` tells replicas of one role apart.
     """
 
     module: str
+    options: tuple[str, ...] = ()
     number: int = 1
-    fault: str | None = None
-    without: tuple[str, ...] = ()
+
+    def replica(self, number: int) -> Self:
+        return replace(self, number=number)
+
+    def with_faults(self, *names: str) -> Self:
+        return self._with(*(option for name in names for option in ("--fault", name)))
+
+    def without(self, *mechanisms: str) -> Self:
+        return self._with(*(option for name in mechanisms for option in ("--without", name)))
+
+    def with_constants(self, **values: float) -> Self:
+        """Of modules in ``shared.messaging``, with two underscores for the dot: ``relay__POLL_SECONDS=0.1``."""
+        settings = (f"{name.replace('__', '.', 1)}={value}" for name, value in values.items())
+        return self._with(*(option for setting in settings for option in ("--constant", setting)))
+
+    def _with(self, *options: str) -> Self:
+        return replace(self, options=self.options + options)
 
     def command(self) -> list[str]:
-        if self.fault is None and not self.without:
-            return [self.module]
-        options = [option for name in self.without for option in ("--without", name)]
-        if self.fault is not None:
-            options += ["--fault", self.fault]
-        return ["tests.drills.role", self.module, *options]
+        return ["tests.drills.role", self.module, *self.options] if self.options else [self.module]
 
 
 class Role:
@@ -80,18 +92,31 @@ class Role:
 
     async def redelivered(self) -> int:
         """What its counter of redelivered messages says."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=False) as client:
             metrics = (await client.get(f"{self.url}/metrics")).text
         found = re.search(r"^rostrum_messages_redelivered_total (\S+)$", metrics, re.MULTILINE)
         assert found is not None
         return int(float(found.group(1)))
+
+    def wake_death(self) -> None:
+        """Its fault kills it at the next occasion."""
+        self.signal(signal.SIGUSR1)
+
+    def slow_down(self) -> None:
+        self.signal(signal.SIGUSR2)
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
 
     def signal(self, number: signal.Signals) -> None:
         self._running.process.send_signal(number)
 
     async def stop(self) -> int:
         """SIGTERM; its exit code."""
-        self.signal(signal.SIGCONT)
+        self.thaw()
         return await self._running.stop()
 
     async def kill(self) -> None:
@@ -120,7 +145,7 @@ async def start_role(part: Part, environment: Mapping[str, str], folder: Path) -
             stderr=output,
         )
     role = Role(part, Running(f"http://127.0.0.1:{port}", process, log))
-    async with httpx.AsyncClient() as client, asyncio.timeout(READY_TIMEOUT):
+    async with httpx.AsyncClient(verify=False) as client:
 
         async def is_ready() -> bool:
             assert role.is_alive, f"{part.module} ended before it was ready:\n{role.log_tail()}"
@@ -130,7 +155,7 @@ async def start_role(part: Part, environment: Mapping[str, str], folder: Path) -
                 return False
 
         try:
-            await until(is_ready)
+            await within(READY_TIMEOUT, is_ready)
         except BaseException:
             await role.kill()
             raise

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
 
@@ -21,7 +22,7 @@ from deploy.local import postgres, rabbitmq
 from deploy.local.ports import free_port
 from deploy.local.process import Process, start, stop, wait_ready, working_in
 from deploy.local.testservers import STATE
-from shared.testing_processes import until
+from tests.drills.waiting import within
 
 
 class Server:
@@ -86,8 +87,14 @@ class Database(Server):
     def __init__(self, state: Path) -> None:
         self.port = free_port()
         self._state = state
-        super().__init__(state / "postgres", lambda: postgres.prepare(state, durable=True, port=self.port))
+        super().__init__(state / "postgres", self._prepare_to_be_killed)
         (state / "postgres").mkdir(parents=True, exist_ok=True)
+
+    async def _prepare_to_be_killed(self) -> Process:
+        """Commits are in the system's hands before they are answered, so they outlive the server's processes. They
+        need not be on the disk, which the broker keeps busy when it starts: nobody cuts the machine's power."""
+        process = await postgres.prepare(self._state, durable=True, port=self.port)
+        return replace(process, command=(*process.command, "-c", "fsync=off", "-c", "synchronous_commit=on"))
 
     def url(self, database: str = "postgres") -> str:
         """The superuser's, for asyncpg."""
@@ -160,5 +167,4 @@ class Broker(Server):
             written = await asyncio.to_thread(names.read_bytes)
             return all(f"_{queue}".encode() in written for queue in queues)
 
-        async with asyncio.timeout(30):
-            await until(all_written)
+        await within(30, all_written)

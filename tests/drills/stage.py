@@ -13,6 +13,7 @@ from uuid import UUID
 
 import alembic.command
 import alembic.config
+import asyncpg
 import orjson
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractIncomingMessage
@@ -30,11 +31,14 @@ from tests.drills import ledger
 from tests.drills.audit import Fact, State
 from tests.drills.proxy import Proxy
 from tests.drills.roles import Part, Role, start_role
+from tests.drills.scale import scale_of_this_run
 from tests.drills.servers import Broker, Database
 
 API = Part("events.api")
-MESSENGER = Part("events.messenger")
-LEDGER = Part("tests.drills.ledger")
+# Their faults sleep. So nearly all drills can have the same ones, and need not start their own.
+_HASTE = scale_of_this_run().haste
+MESSENGER = Part("events.messenger").with_constants(**_HASTE).with_faults("die-before-mark")
+LEDGER = Part("tests.drills.ledger").with_constants(**_HASTE).with_faults("die-before-ack", "dawdle")
 
 SPY = "spy"
 SERVICES = {"events": messenger.SUBSCRIPTIONS, ledger.SERVICE: ledger.SUBSCRIPTIONS}
@@ -70,7 +74,9 @@ class Stage:
         self.broker = Broker(folder)
         self.wire = Proxy(self.broker.port)
         self.roles: dict[Part, Role] = {}
+        self._connection: asyncpg.Connection | None = None
         self._redelivered = 0
+        self._redelivered_before: dict[Role, int] = {}
         self._log_ends: dict[Path, int] = {}
         self._ledgers: list[Role] = []
 
@@ -85,6 +91,8 @@ class Stage:
         finally:
             for role in self.roles.values():
                 await role.kill()
+            if self._connection is not None:
+                self._connection.terminate()
             for server in (self.database, self.broker):
                 if server.is_running:
                     await server.kill()
@@ -146,13 +154,17 @@ class Stage:
 
     async def stop(self, part: Part) -> int:
         """SIGTERM; its exit code."""
-        self._redelivered += await self.roles[part].redelivered()
+        await self._remember_redelivered(self.roles[part])
         return await self.roles[part].stop()
 
     async def kill(self, part: Part) -> None:
         """SIGKILL."""
-        self._redelivered += await self.roles[part].redelivered()
+        await self._remember_redelivered(self.roles[part])
         await self.roles[part].kill()
+
+    async def _remember_redelivered(self, role: Role) -> None:
+        if role in self._ledgers:
+            self._redelivered += await role.redelivered() - self._redelivered_before.get(role, 0)
 
     async def dismiss(self, part: Part) -> None:
         role = self.roles.pop(part)
@@ -166,11 +178,18 @@ class Stage:
         """Forgets what ledgers have counted and logged so far."""
         self._ledgers = [role for role in self._ledgers if role.is_alive]
         self._log_ends = {role.log: role.log.stat().st_size for role in self._ledgers}
-        self._redelivered = -sum([await role.redelivered() for role in self._ledgers])
+        self._redelivered = 0
+        self._redelivered_before = {role: await role.redelivered() for role in self._ledgers}
 
     async def count_redelivered(self) -> int:
-        """What the broker gave to the ledger a second time. A ledger that killed itself has told nobody."""
-        return self._redelivered + sum([await role.redelivered() for role in self._ledgers if role.is_alive])
+        """What the broker gave to the ledger a second time. A ledger that killed itself has told nobody.
+
+        Asked once, at the end of the count.
+        """
+        for role in self._ledgers:
+            if role.is_alive:
+                await self._remember_redelivered(role)
+        return self._redelivered
 
     def outcomes(self) -> Counter[str]:
         """How the ledger's messages ended: handled, duplicate or stale."""
@@ -245,11 +264,9 @@ class Stage:
         return [Fact(*row) for row in rows]
 
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
-        connection = await self.database.connect(DATABASE)
-        try:
-            return list(await connection.fetch(statement, *values))
-        finally:
-            await connection.close()
+        if self._connection is None or self._connection.is_closed():  # as it is after a restart
+            self._connection = await self.database.connect(DATABASE)
+        return list(await self._connection.fetch(statement, *values))
 
     async def take_from_bus(self) -> list[Seen]:
         """What the spy has got since this was asked last."""
@@ -282,6 +299,12 @@ class Stage:
                     type=seen.type,
                 )
                 await channel.default_exchange.publish(copy, queue_name(ledger.SERVICE))
+
+    async def purge_queue(self) -> None:
+        """Takes from the ledger what waits for it."""
+        async with await self.broker.connect() as connection:
+            queue = await (await connection.channel()).get_queue(queue_name(ledger.SERVICE))
+            await queue.purge()
 
     async def use(self) -> Use:
         rows = await self._fetch(

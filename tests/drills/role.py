@@ -1,0 +1,165 @@
+"""Runs a role with a fault inside, or without one of the bus's mechanisms.
+
+``python -m tests.drills.role events.messenger --fault die-before-mark --without confirms --constant relay.BATCH=1``
+
+The program is the production one, patched before it starts. A fault sleeps until a signal wakes it, so that a drill
+chooses the moment, and strikes at the first occasion: one that kills on SIGUSR1, one that slows down on SIGUSR2.
+"""
+
+import argparse
+import asyncio
+import importlib
+import os
+import runpy
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import aio_pika
+from sqlalchemy import text
+
+from shared.contracts.envelope import Heading
+from shared.messaging import consumer, relay
+
+_is_to_die = threading.Event()
+_is_to_dawdle = threading.Event()
+
+
+def _die_if_told() -> None:
+    if _is_to_die.is_set():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_before_mark() -> None:
+    """After the broker has confirmed a batch, and before its rows are marked."""
+    mark = relay.Relay._mark
+
+    async def dying(self: relay.Relay, guard: Any, published: list[UUID], refused: Any) -> None:
+        if published:
+            _die_if_told()
+        await mark(self, guard, published, refused)
+
+    _put(relay.Relay, "_mark", dying)
+
+
+def _die_before_ack() -> None:
+    """After a message's effect is committed, and before it is acknowledged."""
+    handle_once = consumer.handle_once
+
+    async def dying(*arguments: Any) -> consumer.Outcome:
+        outcome = await handle_once(*arguments)
+        _die_if_told()
+        return outcome
+
+    _put(consumer, "handle_once", dying)
+
+
+def _dawdle() -> None:
+    """Every other message of an aggregate is slow, so that the next one could overtake it."""
+    handle_once = consumer.handle_once
+
+    async def slow(sessions: Any, body: bytes, heading: Heading, subscription: Any) -> consumer.Outcome:
+        if _is_to_dawdle.is_set() and heading.aggregateseq % 2:
+            await asyncio.sleep(0.1)
+        return await handle_once(sessions, body, heading, subscription)
+
+    _put(consumer, "handle_once", slow)
+
+
+FAULTS = {"die-before-mark": _die_before_mark, "die-before-ack": _die_before_ack, "dawdle": _dawdle}
+
+
+def _without_confirms() -> None:
+    """What is published counts as sent once it is written to the socket."""
+    channel = aio_pika.Connection.channel
+
+    def unconfirmed(self: aio_pika.Connection, *_: Any, **__: Any) -> Any:
+        return channel(self, publisher_confirms=False)
+
+    _put(aio_pika.Connection, "channel", unconfirmed)
+
+
+def _without_inbox() -> None:
+    """Every message counts as new."""
+    _change_receive("ON CONFLICT DO NOTHING", "ON CONFLICT (message_id) DO UPDATE SET type = excluded.type")
+
+
+def _without_positions() -> None:
+    """No message counts as stale."""
+    _change_receive("WHERE known.seq <= excluded.seq", "")
+
+
+def _change_receive(old: str, new: str) -> None:
+    statement = consumer._RECEIVE.text
+    assert statement.count(old) == 1, statement
+    _put(consumer, "_RECEIVE", text(statement.replace(old, new)))
+
+
+def _without_turns() -> None:
+    """Messages of one aggregate are handled side by side."""
+
+    @asynccontextmanager
+    async def at_once(_: consumer.Consumer, __: UUID) -> AsyncIterator[None]:
+        yield
+
+    _put(consumer.Consumer, "_turn_of", at_once)
+
+
+def _without_locks() -> None:
+    """Every relay works on all buckets, whoever else does."""
+
+    async def take_all(self: relay.Relay, _: Any) -> None:
+        self.buckets = set(range(relay.BUCKETS))
+
+    _put(relay.Relay, "_share_buckets", take_all)
+
+
+MECHANISMS: dict[str, Callable[[], None]] = {
+    "confirms": _without_confirms,
+    "inbox": _without_inbox,
+    "positions": _without_positions,
+    "turns": _without_turns,
+    "locks": _without_locks,
+}
+
+
+def _set_constant(assignment: str) -> None:
+    """``relay.BATCH=1``: a number of a module in ``shared.messaging``."""
+    path, value = assignment.split("=")
+    module_name, name = path.split(".")
+    module = importlib.import_module(f"shared.messaging.{module_name}")
+    kind = type(getattr(module, name))
+    _put(module, name, kind(value))
+
+
+def _put(place: Any, name: str, value: Any) -> None:
+    """Sets what is there already: a patch whose target has got another name must not go unnoticed."""
+    assert hasattr(place, name), (place, name)
+    setattr(place, name, value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.drills.role", description=__doc__)
+    parser.add_argument("module")
+    parser.add_argument("--fault", action="append", default=[], choices=FAULTS)
+    parser.add_argument("--without", action="append", default=[], choices=MECHANISMS)
+    parser.add_argument("--constant", action="append", default=[])
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGUSR1, lambda *_: _is_to_die.set())
+    signal.signal(signal.SIGUSR2, lambda *_: _is_to_dawdle.set())
+    for name in arguments.fault:
+        FAULTS[name]()
+    for name in arguments.without:
+        MECHANISMS[name]()
+    for assignment in arguments.constant:
+        _set_constant(assignment)
+    sys.argv[1:] = []
+    runpy.run_module(arguments.module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
