@@ -67,6 +67,10 @@ logs: $(STAMP) ## Show the cluster's logs (ARGS="-f events.api")
 token: $(STAMP) ## Print a developer's token (ORG=name, SCOPE="events:write …")
 	@$(CLUSTER) token --org "$(or $(ORG),demo)" $(if $(SCOPE),--scope "$(SCOPE)")
 
+.PHONY: messages
+messages: $(STAMP) needs-service ## Look at a service's outbox and dead letters, or mend them (S=tickets ARGS="dead-letters list")
+	@$(CLUSTER) messages $(S) $(or $(ARGS),--help)
+
 .PHONY: clean-state
 clean-state: $(STAMP) ## Forget everything the cluster has stored
 	@$(CLUSTER) clean-state

@@ -1,4 +1,4 @@
-"""The verbs of the local cluster: ``python -m deploy.local up | down | ps | logs | token | clean-state | demo``."""
+"""The verbs of the local cluster: ``python -m deploy.local up | down | ps | logs | token | messages | …``."""
 
 import argparse
 import asyncio
@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb.add_argument("--scope", default=PUBLIC_SCOPES)
     verb.add_argument("--sub", default="developer")
     verb.add_argument("--lifetime", type=float, default=DEVELOPER_LIFETIME, help="seconds")
+    verb = verbs.add_parser("messages", help="outbox and dead letters of a service of the cluster that runs")
+    verb.add_argument("service")
+    verb.add_argument("command", nargs=argparse.REMAINDER, help="of shared.messaging, such as outbox status")
     verbs.add_parser("clean-state", help="forget all data, keys and logs of the cluster")
     verbs.add_parser("demo", help="the main job, step by step", add_help=False)
     arguments, rest = parser.parse_known_args(argv)
@@ -66,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 lifetime: float = arguments.lifetime
                 print(issuer.issue(arguments.sub, org=arguments.org, scope=arguments.scope, lifetime=lifetime))
                 return 0
+            case "messages":
+                return messages(state, arguments.service, arguments.command)
             case "clean-state":
                 return clean_state(state)
             case _:
@@ -179,6 +184,28 @@ def clean_state(state: Path) -> int:
                 path.unlink()
     print(f"{state} is empty.")
     return 0
+
+
+# -------------------- messages
+
+
+def messages(state: Path, service: str, command: Sequence[str]) -> int:
+    """Runs the operator's tool with the settings that the service's own processes have."""
+    from deploy.local import cluster  # noqa: PLC0415 - as for `up`
+
+    running = read_running(state)
+    if running is None:
+        print(NOTHING_RUNS, file=sys.stderr)
+        return 1
+    if service not in cluster.SERVICES:
+        print(f"{service} is no service: {', '.join(cluster.SERVICES)}", file=sys.stderr)
+        return 2
+    environment = cluster.settings_of_running(state, running, service)
+    with contextlib.suppress(KeyboardInterrupt):
+        return subprocess.run(
+            (sys.executable, "-m", "shared.messaging", *command), env=environment, cwd=ROOT
+        ).returncode
+    return 130
 
 
 # -------------------- ps, logs

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
+
 from deploy.local import postgres, rabbitmq, seaweedfs, traefik
 from deploy.local.issuer import (
     AUDIENCE,
@@ -111,6 +113,20 @@ def plan(state: Path, given: Mapping[str, str], *, root: Path = ROOT) -> Cluster
         issuer=load_issuer(state / "issuer"),
         root=root,
     )
+
+
+def settings_of_running(state: Path, running: Running, service: str) -> dict[str, str]:
+    """The environment that the service's processes have in the cluster that runs."""
+    # What the cluster itself was given, such as RABBITMQ_URL, it passes on to them.
+    given = psutil.Process(running.pid).environ()
+    cluster = Cluster(
+        state=state,
+        given=given,
+        ports=running.ports,
+        secrets=_secrets(state / "secrets.json"),
+        issuer=load_issuer(state / "issuer"),
+    )
+    return {**given, **_settings(cluster, service), "SERVICE": service}
 
 
 def tiers(cluster: Cluster) -> list[Tier]:
