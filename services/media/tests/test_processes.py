@@ -6,7 +6,8 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ import asyncpg
 import httpx
 import psutil
 import pytest
+import uvicorn
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from PIL import Image as Picture
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from shared.testing import TokenFactory
 from shared.testing_processes import GATEWAY, running, until, until_gone
@@ -80,6 +87,51 @@ async def test_a_picture_goes_through_api_messenger_and_worker_which_stop_cleanl
         for role in (worker, messenger, api):
             assert await role.stop() == 0, role.log.read_text()
     assert os.listdir(short_folder) == []
+
+
+@asynccontextmanager
+async def collector() -> AsyncIterator[tuple[str, dict[str, set[bytes]]]]:
+    """Address of an OpenTelemetry collector of the test, and the names of the spans it got with their traces."""
+    spans: dict[str, set[bytes]] = {}
+
+    async def collect(request: Request) -> Response:
+        received = ExportTraceServiceRequest.FromString(await request.body())
+        for resource in received.resource_spans:
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    spans.setdefault(span.name, set()).add(span.trace_id)
+        return Response()
+
+    app = Starlette(routes=[Route("/v1/traces", collect, methods=["POST"])])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", spans
+        server.should_exit = True
+        await serving
+
+
+async def test_one_trace_leads_from_the_upload_to_the_end_of_the_conversion(
+    environment: dict[str, str], tokens: TokenFactory, tmp_path: Path, png: Callable[..., bytes]
+) -> None:
+    async with collector() as (address, spans), asyncio.timeout(90):
+        environment = {**environment, "OTEL_EXPORTER_OTLP_ENDPOINT": address}
+        async with (
+            running("media.api", environment, tmp_path) as api,
+            running("media.messenger", environment, tmp_path) as messenger,
+            running("media.worker", environment, tmp_path) as worker,
+            httpx.AsyncClient(base_url=api.url, headers=tokens.organizer()) as client,
+        ):
+            await becomes(client, await upload(client, png()), "ready")
+            for role in (worker, messenger, api):
+                assert await role.stop() == 0, role.log.read_text()
+    (trace,) = spans["POST /v1/images"]
+    assert {name for name, traces in spans.items() if trace in traces} == {
+        "POST /v1/images",
+        "send media.convert_image",
+        "process media.convert_image",
+        "send media.image.processed.v1",
+    }
 
 
 async def test_a_picture_whose_worker_was_killed_is_finished_by_the_next_one(

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
+from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,7 +23,7 @@ from shared.metrics import http_seconds
 from shared.problems import MEDIA_TYPE, ProblemDocument, add_problem_handlers, body_too_large, gateway_refusals
 from shared.settings import Settings
 from shared.tokens import JwksSource, TokenVerifier
-from shared.tracing import continued_trace
+from shared.tracing import continued_trace, exported_traces
 
 log = get_logger(__name__)
 
@@ -101,17 +102,18 @@ def run_api(app: FastAPI, settings: Settings) -> None:
     )
     # uvicorn raises the signal again when it has finished; without this the clean end would be a death by signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        app,
-        host=settings.api_host,
-        port=settings.api_port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.shutdown_grace),
-        proxy_headers=False,
-        backlog=2048,
-    )
+    with exported_traces(settings, "api"):
+        uvicorn.run(
+            app,
+            host=settings.api_host,
+            port=settings.api_port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(settings.shutdown_grace),
+            proxy_headers=False,
+            backlog=2048,
+        )
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -159,13 +161,15 @@ class RequestContext:
                 message["headers"] = [*answer, (b"x-request-id", request_id.encode()), _NOSNIFF]
             await send(message)
 
-        with continued_trace(headers, request_id=request_id):
+        with continued_trace(headers, scope["method"], SpanKind.SERVER, request_id=request_id) as span:
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
                 seconds = time.perf_counter() - started
                 route = getattr(scope.get("route"), "path", "unmatched")
                 http_seconds(scope["method"], route, status).observe(seconds)
+                if span.is_recording():
+                    _describe(span, scope, route, status)
                 log.info(
                     "request.answered",
                     method=scope["method"],
@@ -174,6 +178,20 @@ class RequestContext:
                     status=status,
                     ms=round(seconds * 1000, 1),
                 )
+
+
+def _describe(span: Span, scope: Scope, route: str, status: int) -> None:
+    span.update_name(f"{scope['method']} {route}")
+    span.set_attributes(
+        {
+            "http.request.method": scope["method"],
+            "http.route": route,
+            "url.path": scope["path"],
+            "http.response.status_code": status,
+        }
+    )
+    if status >= 500:
+        span.set_status(StatusCode.ERROR)
 
 
 class SizeRefusals:

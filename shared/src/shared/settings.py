@@ -44,6 +44,10 @@ class Settings(BaseSettings):
 
     public_url: str = Field(default="http://127.0.0.1:8080", description="The gateway's address, for links.")
 
+    otel_exporter_otlp_endpoint: str = Field(
+        default="", description="Where traces go: the address of an OpenTelemetry collector (OTLP over HTTP)."
+    )
+
     log_level: str = "INFO"
     log_format: Literal["json", "console"] = "json"
 

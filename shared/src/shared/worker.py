@@ -16,13 +16,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import dramatiq
-import structlog
 from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.cli import main as run_dramatiq
 from dramatiq.cli import make_argument_parser
 from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, TimeLimit
 from dramatiq.worker import Worker
+from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.database import Sessions, new_engine, new_sessions
@@ -32,7 +32,7 @@ from shared.logs import configure_logs, get_logger
 from shared.messaging.outbox import Bell
 from shared.metrics import JOB_SECONDS
 from shared.settings import Settings
-from shared.tracing import continued_trace
+from shared.tracing import continued_trace, exported_traces
 
 log = get_logger(__name__)
 
@@ -102,6 +102,7 @@ class _Resources(Middleware, Generic[R]):
 
     async def _enter(self) -> None:
         async with AsyncExitStack() as stack:
+            stack.enter_context(exported_traces(self._settings, "worker"))
             self.value = await stack.enter_async_context(self._open())
             checks = {"database": database_check(self.value.engine), "process": self._ready}
             await stack.enter_async_context(serve_health(self._settings, checks))
@@ -154,10 +155,11 @@ def new_worker_broker(
 def _as_actor(name: str, task: Task[R], resources: "_Resources[R]") -> Callable[..., Awaitable[None]]:
     async def run(job_id: str, traceparent: str | None = None) -> None:
         assert resources.value is not None  # noqa: S101 - opened before the worker boots
-        with (
-            continued_trace({"traceparent": traceparent} if traceparent else {}),
-            structlog.contextvars.bound_contextvars(job=name, job_id=job_id),
-        ):
+        carrier = {"traceparent": traceparent} if traceparent else {}
+        attributes = {"messaging.system": "rabbitmq", "rostrum.job.id": job_id}
+        with continued_trace(
+            carrier, f"process {name}", SpanKind.CONSUMER, attributes, job=name, job_id=job_id
+        ) as span:
             started = time.monotonic()
             result = "failed"
             try:
@@ -167,6 +169,8 @@ def _as_actor(name: str, task: Task[R], resources: "_Resources[R]") -> Callable[
                 result = "cancelled"
                 raise
             except Exception as error:
+                span.record_exception(error)
+                span.set_status(StatusCode.ERROR)
                 log.error("job.crashed", exc_info=error)
             finally:
                 seconds = time.monotonic() - started

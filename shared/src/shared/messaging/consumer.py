@@ -16,9 +16,9 @@ from uuid import UUID
 
 import aio_pika
 import orjson
-import structlog
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from opentelemetry.trace import SpanKind, get_current_span
 from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -143,9 +143,13 @@ class Consumer:
             await self._bury(incoming, "unreadable", str(error), attempts=1)
             return
         carrier = {"traceparent": heading.traceparent} if heading.traceparent else {}
-        with (
-            continued_trace(carrier),
-            structlog.contextvars.bound_contextvars(message_id=str(heading.id), message_type=heading.type),
+        with continued_trace(
+            carrier,
+            f"process {heading.type}",
+            SpanKind.CONSUMER,
+            {"messaging.system": "rabbitmq", "messaging.message.id": str(heading.id)},
+            message_id=str(heading.id),
+            message_type=heading.type,
         ):
             subscription = self._subscriptions.get(heading.type)
             if subscription is None:
@@ -188,6 +192,7 @@ class Consumer:
                         outcome = await handle_once(self._sessions, incoming.body, heading, subscription)
             except Exception as error:
                 HANDLED.labels(heading.type, "failed").inc()
+                get_current_span().record_exception(error)
                 if await self._database_answers():
                     log.error("message.failed", attempt=attempt, exc_info=error)
                     if attempt == ATTEMPTS:

@@ -16,6 +16,7 @@ from shared.messaging.consumer import Consumer, Subscription
 from shared.messaging.outbox import Bell
 from shared.messaging.relay import Relay, measure_outbox, prune
 from shared.settings import Settings
+from shared.tracing import exported_traces
 
 log = get_logger(__name__)
 
@@ -33,7 +34,8 @@ def run_messenger(
         level=settings.log_level,
         as_json=settings.log_format == "json",
     )
-    uvloop.run(_run(settings, subscriptions, chores))
+    with exported_traces(settings, "messenger"):
+        uvloop.run(_run(settings, subscriptions, chores))
 
 
 async def _run(settings: Settings, subscriptions: Sequence[Subscription[Any]], chores: Sequence[Chore]) -> None:

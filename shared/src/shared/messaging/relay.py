@@ -25,6 +25,7 @@ import orjson
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
 from aiormq import Channel, spec
 from dramatiq import Message as JobMessage
+from opentelemetry.trace import SpanKind
 from prometheus_client import Counter
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -37,6 +38,7 @@ from shared.messaging.outbox import INBOX, OUTBOX, channel_name
 from shared.messaging.topology import EXCHANGE, declare_exchange
 from shared.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_ROWS, PUBLISH_SECONDS, PUBLISHED, RELAY_BUCKETS
 from shared.settings import Settings
+from shared.tracing import span
 
 log = get_logger(__name__)
 
@@ -44,6 +46,7 @@ BUCKETS = 16
 BATCH = 500
 PRUNE_BATCH = 2000
 PERSISTENT = 2
+_SEND = {"messaging.system": "rabbitmq"}
 POLL_SECONDS = 1.0
 # A publish starts at most this long after its row was read, and ends at most ``PUBLISH_TIMEOUT`` later; the guard
 # is heard of again before its patience is over, unless the process stands still.
@@ -202,7 +205,8 @@ class Relay:
                 if time.monotonic() > start_before:
                     return
                 try:
-                    await self._publish(channel, row)
+                    with span(f"send {row['type']}", SpanKind.PRODUCER, _SEND, below=row["traceparent"]):
+                        await self._publish(channel, row)
                 except DeliveryError as error:
                     # The broker said no to this one; its aggregate waits, the others go on.
                     refused.append((row, str(error)[:500]))

@@ -12,6 +12,7 @@ from functools import partial
 from typing import IO
 
 import httpx
+from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
 
 from exports.settings import ExportsSettings
@@ -19,7 +20,7 @@ from shared.logs import get_logger
 from shared.problems import Problem, ProblemDocument, Unavailable
 from shared.storage.interface import in_thread
 from shared.tokens import ServiceTokenAuth
-from shared.tracing import current_traceparent
+from shared.tracing import current_traceparent, span
 
 log = get_logger(__name__)
 
@@ -86,7 +87,8 @@ async def call(
     failure: Exception
     for pause in (*PAUSES, None):
         try:
-            response = await _attempt(neighbours, method, url, params, content, content_type, into, timeout)
+            with span(method, SpanKind.CLIENT, {"http.request.method": method, "url.full": url}):
+                response = await _attempt(neighbours, method, url, params, content, content_type, into, timeout)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             failure = NeighbourUnavailable(f"{_host(url)} can't be reached. Try again.")
             failure.__cause__ = error
