@@ -75,6 +75,35 @@ messages: $(STAMP) needs-service ## Look at a service's outbox and dead letters,
 clean-state: $(STAMP) ## Forget everything the cluster has stored
 	@$(CLUSTER) clean-state
 
+##@ Containers
+
+COMPOSE := docker compose
+COMPOSE_PREPARE := @deploy/compose/prepare.sh
+
+.PHONY: compose-up
+compose-up: ## Run all as containers: build what has changed, wait until it is ready (GATEWAY_PORT=)
+	$(COMPOSE_PREPARE)
+	@$(COMPOSE) build --quiet
+	@$(COMPOSE) up --detach --wait
+	@echo "ready: gateway http://$$($(COMPOSE) port gateway 8080), documentation at /docs"
+	@echo "a token: make compose-token ORG=demo; the main job: make compose-demo; stop: make compose-down"
+
+.PHONY: compose-demo
+compose-demo: $(STAMP) compose-up ## Do the main job with the containers, step by step (ARCHIVE=path.zip for your own archive)
+	@GATEWAY_URL="http://$$($(COMPOSE) port gateway 8080)" TOKEN="$$($(COMPOSE_TOKEN) --org demo)" \
+	  $(VENV)/python -m deploy.compose.demo $(if $(ARCHIVE),"$(ARCHIVE)")
+
+COMPOSE_TOKEN = $(COMPOSE) exec --no-TTY issuer python -m deploy.compose.issuer token
+
+.PHONY: compose-token
+compose-token: ## Print a developer's token for the containers (ORG=name, SCOPE="events:write …")
+	@$(COMPOSE_TOKEN) --org "$(or $(ORG),demo)" $(if $(SCOPE),--scope "$(SCOPE)")
+
+.PHONY: compose-down
+compose-down: ## Stop the containers (ARGS=-v forgets what they have stored)
+	$(COMPOSE_PREPARE)
+	@$(COMPOSE) down $(ARGS)
+
 ##@ Check
 
 .PHONY: test
@@ -86,7 +115,7 @@ drill: $(STAMP) ## Break servers and processes under load, at full length, and s
 	@DRILL=full $(VENV)/pytest $(or $(T),tests/drills) --timeout 1800 $(ARGS)
 
 .PHONY: check
-check: lint types imports lock-check messages-check k8s-validate test ## Everything a change must pass
+check: lint types imports lock-check messages-check k8s-validate containers-check test ## Everything a change must pass
 
 .PHONY: lint
 lint: $(STAMP) ## Check style and formatting
@@ -114,6 +143,13 @@ lock-check: $(STAMP) ## Check that uv.lock fits the pyproject files
 messages-check: $(STAMP) ## Check that docs/messages.md and docs/asyncapi.json fit the contracts
 	@$(VENV)/python -m docs.generate_messages --check
 
+.PHONY: containers-check
+containers-check: $(STAMP) ## Check the Dockerfile and docker-compose.yml
+	@$(VENV)/hadolint Dockerfile
+	@if docker compose version >/dev/null 2>&1; then \
+	  docker compose --env-file deploy/compose/env.example config --quiet; \
+	else echo "containers-check: docker-compose.yml was not read, as there is no \`docker compose\` here"; fi
+
 .PHONY: messages-doc
 messages-doc: $(STAMP) ## Write docs/messages.md and docs/asyncapi.json, and freeze new samples of messages
 	@$(VENV)/python -m docs.generate_messages
@@ -125,6 +161,10 @@ k8s-validate: $(STAMP) ## Check every overlay of deploy/k8s against the schemas 
 .PHONY: k8s-render
 k8s-render: $(STAMP) ## Write what `kubectl apply -k` would see to .state/k8s (OVERLAY=production for one, ARGS=- to show it)
 	@$(VENV)/python -m deploy.k8s.manifests $(OVERLAY) $(ARGS)
+
+.PHONY: k8s-secrets
+k8s-secrets: $(STAMP) ## Print the Secrets that the local overlay of deploy/k8s needs, for `kubectl apply -f -`
+	@$(VENV)/python -m deploy.k8s.local_secrets
 
 .PHONY: bench
 bench: $(STAMP) ## Measure (ARGS= for one benchmark)

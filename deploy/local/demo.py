@@ -1,6 +1,7 @@
 """The main job of Rostrum, done through the gateway as its users do it; every step's result is checked.
 
-``python -m deploy.local demo [ARCHIVE]``. Exit code 0 only if every check held.
+``python -m deploy.local demo [ARCHIVE]`` does it with the local cluster, ``demonstrate`` with any. Exit code 0 only
+if every check held.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import json
 import sys
 import time
 import zipfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -90,18 +91,29 @@ def main(argv: Sequence[str]) -> int:
         print("The cluster of this checkout is still starting; `make logs` shows how far it is.", file=sys.stderr)
         return 1
     token = load_issuer(state / "issuer").issue("demo", org=ORGANIZER)
+    commands = {
+        "a token": "make token ORG=demo",
+        "logs, processes": "make logs, make ps",
+        "stop": "make down",
+    }
+    return demonstrate(running.gateway_url, token, archive, commands=commands, logs="make logs")
+
+
+def demonstrate(gateway: str, token: str, archive: Path, *, commands: Mapping[str, str], logs: str) -> int:
+    """All steps, with a cluster that runs; answers the exit code. ``commands`` are shown at the end, ``logs`` when
+    the cluster can't be reached."""
     try:
-        asyncio.run(_demo(running.gateway_url, token, archive))
+        asyncio.run(_demo(gateway, token, archive, commands))
     except CheckFailed as failure:
         print(f"✗ {failure}", file=sys.stderr)
         return 1
     except httpx.HTTPError as failure:
-        print(f"✗ {type(failure).__name__}: {failure} (`make logs` shows what the services say)", file=sys.stderr)
+        print(f"✗ {type(failure).__name__}: {failure} (`{logs}` shows what the services say)", file=sys.stderr)
         return 1
     return 0
 
 
-async def _demo(gateway: str, token: str, archive: Path) -> None:
+async def _demo(gateway: str, token: str, archive: Path, commands: Mapping[str, str]) -> None:
     async with httpx.AsyncClient(
         base_url=gateway, headers={"Authorization": f"Bearer {token}"}, timeout=60
     ) as http:
@@ -115,13 +127,12 @@ async def _demo(gateway: str, token: str, archive: Path) -> None:
             docs = await http.get("/docs")
             check(docs.status_code == 200 and "swagger" in docs.text.lower(), "/docs must be served")
             now.result = f"gateway {gateway}"
-            now.details = [
-                f"documentation      {gateway}/docs",
-                f"the event          {gateway}/v1/events/{demo.event['identifier']}",
-                "a token            make token ORG=demo",
-                "logs, processes    make logs, make ps",
-                "stop               make down",
-            ]
+            places = {
+                "documentation": f"{gateway}/docs",
+                "the event": f"{gateway}/v1/events/{demo.event['identifier']}",
+                **commands,
+            }
+            now.details = [f"{name:<18} {place}" for name, place in places.items()]
 
 
 async def import_archive(demo: Demo) -> None:
