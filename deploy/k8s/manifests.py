@@ -20,6 +20,9 @@ OVERLAYS = tuple(sorted(path.parent.name for path in FOLDER.glob("overlays/*/kus
 
 Manifest = dict[str, Any]
 
+# Some ten times as fast, where PyYAML was built with it.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 class NotRendered(Exception):
     """Kustomize's own words."""
@@ -38,7 +41,7 @@ def text_of(overlay: str) -> str:
 
 
 def manifests(overlay: str) -> list[Manifest]:
-    return [document for document in yaml.safe_load_all(text_of(overlay)) if document]
+    return [document for document in yaml.load_all(text_of(overlay), _Loader) if document]
 
 
 def write(overlays: Sequence[str], folder: Path) -> list[Path]:
