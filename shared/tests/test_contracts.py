@@ -260,10 +260,10 @@ def test_a_sample_is_an_envelope_as_its_service_sends_it(sample: Sample) -> None
 def test_what_the_relay_writes_is_what_the_samples_show(sample: Sample) -> None:
     heading = Heading.model_validate(sample.envelope)
     body = encode(
-        message_id=heading.id,
+        message_id=str(heading.id),
         source=heading.source,
         message_type=heading.type,
-        subject=heading.subject,
+        subject=str(heading.subject),
         time=heading.time,
         aggregate_type=heading.aggregatetype,
         aggregate_seq=heading.aggregateseq,

@@ -86,6 +86,10 @@ def continued_trace(
         context.detach(token)
 
 
+def is_exporting() -> bool:
+    return _tracer is not None
+
+
 @contextmanager
 def span(
     name: str, kind: SpanKind, attributes: Attributes | None = None, *, below: str | None = None

@@ -58,10 +58,10 @@ class Envelope(Heading, Generic[M]):
 
 def encode(
     *,
-    message_id: UUID,
+    message_id: str,
     source: str,
     message_type: str,
-    subject: UUID,
+    subject: str,
     time: datetime,
     aggregate_type: str,
     aggregate_seq: int,
@@ -71,10 +71,10 @@ def encode(
     """The body of an ``Envelope`` whose payload is JSON text already, which then need not be read to be sent."""
     heading = {
         "specversion": "1.0",
-        "id": str(message_id),
+        "id": message_id,
         "source": source,
         "type": message_type,
-        "subject": str(subject),
+        "subject": subject,
         "time": time,
         "datacontenttype": "application/json",
         "aggregatetype": aggregate_type,

@@ -13,12 +13,11 @@ the same id, which the consumer's inbox absorbs.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, cast
-from uuid import UUID
 
 import asyncpg
 import orjson
@@ -38,12 +37,13 @@ from shared.messaging.outbox import INBOX, OUTBOX, channel_name
 from shared.messaging.topology import EXCHANGE, declare_exchange
 from shared.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_ROWS, PUBLISH_SECONDS, PUBLISHED, RELAY_BUCKETS
 from shared.settings import Settings
-from shared.tracing import span
+from shared.tracing import is_exporting, span
 
 log = get_logger(__name__)
 
 BUCKETS = 16
 BATCH = 500
+LANES = 4
 PRUNE_BATCH = 2000
 PERSISTENT = 2
 _SEND = {"messaging.system": "rabbitmq"}
@@ -69,23 +69,23 @@ _TAKE = "SELECT pg_try_advisory_lock(hashtext('rostrum.relay.' || $1), $2)"
 _GIVE_BACK = "SELECT pg_advisory_unlock(hashtext('rostrum.relay.' || $1), $2)"
 
 _READ = """
-    SELECT id, kind, type, aggregate_type, aggregate_id, aggregate_seq, payload::text AS payload, traceparent,
-           created_at
+    SELECT id::text AS id, kind, type, aggregate_type, aggregate_id::text AS aggregate_id, aggregate_seq,
+           payload::text AS payload, traceparent, created_at
     FROM outbox
     WHERE published_at IS NULL
       AND uuid_hash(aggregate_id) & $1 = ANY($2::int[])
-      AND aggregate_id <> ALL($3::uuid[])
+      AND aggregate_id <> ALL($3::text[]::uuid[])
     ORDER BY created_at, aggregate_seq
     LIMIT $4
 """
 _MARK_PUBLISHED = """
-    UPDATE outbox SET published_at = clock_timestamp(), attempts = attempts + 1 WHERE id = ANY($1::uuid[])
+    UPDATE outbox SET published_at = clock_timestamp(), attempts = attempts + 1 WHERE id = ANY($1::text[]::uuid[])
 """
 _MARK_REFUSED = """
     UPDATE outbox
     SET attempts = attempts + 1, last_error = $2,
         next_attempt_at = clock_timestamp() + least(power(2, attempts), $3) * interval '1 second'
-    WHERE id = $1
+    WHERE id = $1::text::uuid
     RETURNING extract(epoch FROM next_attempt_at - clock_timestamp())::float8
 """
 
@@ -99,9 +99,10 @@ class Relay:
         self._service = settings.service
         self._declare_job_queue = declare_job_queue
         self._wake = asyncio.Event()
+        self._guard_turn = asyncio.Lock()
         self.buckets: set[int] = set()  # whose rows this relay publishes
         # Aggregates whose next message the broker refused, and until when (monotonic) they wait.
-        self._refused: dict[UUID, float] = {}
+        self._refused: dict[str, float] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Runs until ``stopping`` is set, through outages of broker and database; ends after the present batch."""
@@ -147,7 +148,9 @@ class Relay:
                     if time.monotonic() - shared_at >= POLL_SECONDS:
                         await self._share_buckets(guard)
                         shared_at = time.monotonic()
-                    if not await self._publish_batch(guard, underlay):
+                    if await self._publish_batch(guard, underlay, self.buckets):
+                        await self._drain(guard, underlay)
+                    else:
                         await _wait(self._wake.wait(), at_most=POLL_SECONDS)
         finally:
             self.buckets.clear()
@@ -183,18 +186,30 @@ class Relay:
             RELAY_BUCKETS.set(len(self.buckets))
             log.info("relay.shared", buckets=len(self.buckets), messengers=present)
 
-    async def _publish_batch(self, guard: asyncpg.Connection, channel: Channel) -> bool:
-        """Publishes up to ``BATCH`` rows of this messenger's buckets; says whether there may be more at once."""
+    async def _drain(self, guard: asyncpg.Connection, channel: Channel) -> None:
+        """Publishes a backlog for a while, by parts of the buckets: some are read or marked as others are sent."""
+        until = time.monotonic() + POLL_SECONDS
+
+        async def drain(buckets: Collection[int]) -> None:
+            while time.monotonic() < until and await self._publish_batch(guard, channel, buckets):
+                pass
+
+        buckets = list(self.buckets)
+        await _all(drain(part) for part in (buckets[lane::LANES] for lane in range(LANES)) if part)
+
+    async def _publish_batch(self, guard: asyncpg.Connection, channel: Channel, buckets: Collection[int]) -> bool:
+        """Publishes up to ``BATCH`` rows of these buckets; says whether there may be more at once."""
         now = time.monotonic()
         self._refused = {aggregate: until for aggregate, until in self._refused.items() if until > now}
         start_before = now + PUBLISH_WINDOW
-        rows = await guard.fetch(
-            _READ, BUCKETS - 1, list(self.buckets), list(self._refused), BATCH, timeout=GUARD_TIMEOUT
-        )
+        async with self._guard_turn:
+            rows = await guard.fetch(
+                _READ, BUCKETS - 1, list(buckets), list(self._refused), BATCH, timeout=GUARD_TIMEOUT
+            )
         by_aggregate = defaultdict(list)
         for row in rows:
             by_aggregate[row["aggregate_type"], row["aggregate_id"]].append(row)
-        published: list[UUID] = []
+        published: list[str] = []
         refused: list[tuple[asyncpg.Record, str]] = []
 
         async def publish_in_order(aggregate_rows: list[asyncpg.Record]) -> None:
@@ -205,7 +220,10 @@ class Relay:
                 if time.monotonic() > start_before:
                     return
                 try:
-                    with span(f"send {row['type']}", SpanKind.PRODUCER, _SEND, below=row["traceparent"]):
+                    if is_exporting():
+                        with span(f"send {row['type']}", SpanKind.PRODUCER, _SEND, below=row["traceparent"]):
+                            await self._publish(channel, row)
+                    else:
                         await self._publish(channel, row)
                 except DeliveryError as error:
                     # The broker said no to this one; its aggregate waits, the others go on.
@@ -214,13 +232,11 @@ class Relay:
                 published.append(row["id"])
 
         try:
-            async with asyncio.timeout(PUBLISH_WINDOW + PUBLISH_TIMEOUT), asyncio.TaskGroup() as group:
-                for aggregate_rows in by_aggregate.values():
-                    group.create_task(publish_in_order(aggregate_rows))
-        except* (AMQPError, ChannelInvalidStateError, OSError, TimeoutError) as errors:
-            raise errors.exceptions[0] from None
+            async with asyncio.timeout(PUBLISH_WINDOW + PUBLISH_TIMEOUT):
+                await _all(publish_in_order(aggregate_rows) for aggregate_rows in by_aggregate.values())
         finally:
-            await self._mark(guard, published, refused)
+            async with self._guard_turn:
+                await self._mark(guard, published, refused)
         return len(rows) == BATCH or len(published) < len(rows)
 
     async def _publish(self, channel: Channel, row: asyncpg.Record) -> None:
@@ -241,7 +257,7 @@ class Relay:
         properties = spec.Basic.Properties(
             content_type=CONTENT_TYPE,
             delivery_mode=PERSISTENT,
-            message_id=str(row["id"]),
+            message_id=row["id"],
             message_type=row["type"],
             timestamp=row["created_at"],
         )
@@ -262,10 +278,10 @@ class Relay:
             args=(job_id,),
             kwargs={"traceparent": row["traceparent"]},
             options={},
-            message_id=str(row["id"]),
+            message_id=row["id"],
         )
         body = job.encode()
-        properties = spec.Basic.Properties(delivery_mode=PERSISTENT, message_id=str(row["id"]))
+        properties = spec.Basic.Properties(delivery_mode=PERSISTENT, message_id=row["id"])
         try:
             await _publish(channel, "", queue, body, properties)
         except PublishError:
@@ -277,7 +293,7 @@ class Relay:
         _published(row["type"], "published").inc()
 
     async def _mark(
-        self, guard: asyncpg.Connection, published: list[UUID], refused: Sequence[tuple[asyncpg.Record, str]]
+        self, guard: asyncpg.Connection, published: list[str], refused: Sequence[tuple[asyncpg.Record, str]]
     ) -> None:
         if published:
             await guard.execute(_MARK_PUBLISHED, published, timeout=GUARD_TIMEOUT)
@@ -285,7 +301,7 @@ class Relay:
             delay = await guard.fetchval(_MARK_REFUSED, row["id"], error, MAX_REFUSAL_DELAY, timeout=GUARD_TIMEOUT)
             self._refused[row["aggregate_id"]] = time.monotonic() + delay
             _published(row["type"], "refused").inc()
-            log.error("outbox.refused", outbox_id=str(row["id"]), type=row["type"], error=error)
+            log.error("outbox.refused", outbox_id=row["id"], type=row["type"], error=error)
 
 
 async def _publish(
@@ -330,6 +346,16 @@ async def prune(engine: AsyncEngine) -> int:
         outbox = await connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(sent)))
         inbox = await connection.execute(delete(INBOX).where(INBOX.c.message_id.in_(received)))
     return outbox.rowcount + inbox.rowcount
+
+
+async def _all(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs all of them side by side. Raises the first one's error when the others are cancelled."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(part)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _wait(waiting: Coroutine[Any, Any, Any], *, at_most: float) -> None:
