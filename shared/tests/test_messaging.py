@@ -64,7 +64,7 @@ async def spy(settings: Settings, broker: AbstractRobustConnection) -> AbstractQ
 
 async def take(queue: AbstractQueue, count: int) -> list[dict[str, Any]]:
     taken: list[dict[str, Any]] = []
-    async with asyncio.timeout(15), queue.iterator(no_ack=True) as incoming:
+    async with asyncio.timeout(60), queue.iterator(no_ack=True) as incoming:
         async for message in incoming:
             taken.append(json.loads(message.body))
             if len(taken) == count:
@@ -73,7 +73,7 @@ async def take(queue: AbstractQueue, count: int) -> list[dict[str, Any]]:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await condition():  # noqa: ASYNC110 - the condition lives in another process
             await asyncio.sleep(0.05)
 
