@@ -1,0 +1,124 @@
+"""The commands beside the manifests: what they refuse, and what they write."""
+
+import importlib
+import json
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+
+from deploy.k8s import manifests, observability, validation
+from deploy.k8s.local_secrets import local_secrets
+from deploy.k8s.manifests import OVERLAYS, Manifest
+from deploy.k8s.tests.reading import by_name, of_kind
+
+BROKEN = {
+    "Deployment": ("spec", "template", "spec", "containers", 0, "livenessProbes"),
+    "ScaledObject": ("spec", "minReplicas"),
+    "Cluster": ("spec", "postgresql", "pgHba"),
+    "RabbitmqCluster": ("spec", "image_"),
+    "HTTPRoute": ("spec", "rules", 0, "match"),
+    "ExternalSecret": ("spec", "target", "template", "dataa"),
+    "ObjectStore": ("spec", "configuration", "path"),
+}
+
+
+def broken(manifest: Manifest, path: tuple[str | int, ...]) -> Manifest:
+    changed = deepcopy(manifest)
+    place = changed
+    for step in path[:-1]:
+        place = place[step]  # type: ignore[index]
+    place[path[-1]] = "x"  # type: ignore[index]
+    return changed
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_field_that_does_not_exist_is_found(kind: str) -> None:
+    manifest = of_kind("production", kind)[0]
+    assert list(validation.faults(manifest)) == []
+    [fault] = validation.faults(broken(manifest, BROKEN[kind]))
+    assert str(BROKEN[kind][-1]) in fault
+    assert manifest["metadata"]["name"] in fault
+
+
+def test_a_wrong_type_is_found() -> None:
+    manifest = by_name("production", "Deployment")["events-api"]
+    assert list(validation.faults(broken(manifest, ("spec", "minReadySeconds"))))
+
+
+def test_a_kind_without_a_schema_is_an_error() -> None:
+    unknown = {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": "it"}, "spec": {}}
+    assert list(validation.faults(unknown)) == ["Thing it: no schema for example.org/v1 Thing"]
+
+
+def test_every_overlay_is_written_whole(tmp_path: Path) -> None:
+    paths = manifests.write(OVERLAYS, tmp_path)
+    assert [path.stem for path in paths] == list(OVERLAYS)
+    for path in paths:
+        assert path.read_text().count("\nkind: ") == len(manifests.manifests(path.stem))
+
+
+def test_an_overlay_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert manifests.main(["staging"]) == 2
+    assert capsys.readouterr().err == f"There is no overlay staging: take one of {', '.join(OVERLAYS)}.\n"
+
+
+def test_kubectl_that_is_missing_is_named_with_the_way_to_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    manifests.text_of.cache_clear()
+    try:
+        assert manifests.main(["local"]) == 1
+    finally:
+        manifests.text_of.cache_clear()
+    [line] = capsys.readouterr().err.splitlines()
+    assert "`kubectl` is missing" in line
+    assert "make setup" in line
+
+
+def test_passwords_are_made_once(tmp_path: Path) -> None:
+    def access() -> object:
+        found = {each["metadata"]["name"]: each for each in local_secrets(tmp_path, tmp_path / "issuer")}
+        return found["events-access"]
+
+    assert access() == access()
+    assert (tmp_path / "passwords.json").stat().st_mode & 0o077 == 0
+
+
+def test_alerts_and_dashboards_are_as_their_source_says() -> None:
+    assert observability.stale() == []
+
+
+def test_rules_and_dashboards_become_what_the_operators_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [{"name": "outbox", "rules": [{"alert": "Old", "expr": "rostrum_outbox_unpublished_rows > 5"}]}]
+    (tmp_path / "alerts.yml").write_text(yaml.safe_dump({"groups": groups}))
+    (tmp_path / "prometheus.yml").write_text("scrape_configs: []\n")
+    (tmp_path / "service.json").write_text(json.dumps({"title": "It", "panels": []}))
+    monkeypatch.setattr(observability, "SOURCE", tmp_path)
+    written = {name: yaml.safe_load(text) for name, text in observability.written().items()}
+    assert written["kustomization.yaml"]["resources"] == ["dashboard-service.yaml", "rules-alerts.yaml"]
+    assert written["rules-alerts.yaml"]["spec"]["groups"] == groups
+    assert list(validation.faults(written["rules-alerts.yaml"])) == []
+    assert json.loads(written["dashboard-service.yaml"]["data"]["service.json"])["title"] == "It"
+
+
+def test_alerts_ask_for_metrics_that_exist() -> None:
+    importlib.import_module("shared.metrics")
+    known = {
+        f"{metric.name}{suffix}"
+        for metric in REGISTRY.collect()
+        for suffix in ("", "_total", "_bucket", "_count", "_sum")
+    }
+    for rule in of_kind("production", "PrometheusRule"):
+        for group in rule["spec"]["groups"]:
+            recorded = {each["record"] for each in group["rules"] if "record" in each}
+            for each in group["rules"]:
+                used = set(re.findall(r"\brostrum_\w+", each["expr"]))
+                assert used <= known | recorded, each
