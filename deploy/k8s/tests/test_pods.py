@@ -63,9 +63,10 @@ def test_a_pod_says_what_it_takes(workload: Workload) -> None:
 def test_what_it_writes_goes_to_its_own_tmp(workload: Workload) -> None:
     [tmp] = [volume for volume in workload.pod["volumes"] if volume["name"] == "tmp"]
     assert tmp["emptyDir"]["sizeLimit"]
-    mounts = {mount["mountPath"]: mount for mount in workload.main["volumeMounts"]}
-    assert mounts.pop("/tmp") == {"name": "tmp", "mountPath": "/tmp"}
-    assert all(mount["readOnly"] for mount in mounts.values())
+    for container in workload.containers():
+        mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        assert mounts.pop("/tmp") == {"name": "tmp", "mountPath": "/tmp"}
+        assert all(mount["readOnly"] for mount in mounts.values())
 
 
 @pytest.mark.parametrize("workload", [each for each in ALL if each.kind != "Job"], ids=str)
