@@ -15,12 +15,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.database import new_engine, new_sessions
 from shared.docs import docs_router
+from shared.headers import with_headers
 from shared.health import database_check, health_routes
 from shared.ids import new_id
+from shared.limits import RequestLimits, limited_server
 from shared.logs import configure_logs, get_logger
 from shared.messaging.outbox import Bell
 from shared.metrics import http_seconds
-from shared.problems import MEDIA_TYPE, ProblemDocument, add_problem_handlers, body_too_large, gateway_refusals
+from shared.problems import (
+    MEDIA_TYPE,
+    ProblemDocument,
+    add_problem_handlers,
+    body_too_large,
+    gateway_refusals,
+    unexpected_fault,
+)
 from shared.settings import Settings
 from shared.tokens import JwksSource, TokenVerifier
 from shared.tracing import continued_trace, exported_traces
@@ -91,6 +100,9 @@ def create_app(
     app.include_router(gateway_refusals())
     app.router.routes.extend(health_routes(app.state.checks))
     app.add_middleware(SizeRefusals)
+    app.add_middleware(RequestLimits, settings)
+    app.add_middleware(FaultAnswers)
+    app.add_middleware(with_headers, settings)
     app.add_middleware(RequestContext)
     return app
 
@@ -113,6 +125,9 @@ def run_api(app: FastAPI, settings: Settings) -> None:
             timeout_graceful_shutdown=int(settings.shutdown_grace),
             proxy_headers=False,
             backlog=2048,
+            http=limited_server(settings),
+            ws="none",
+            timeout_keep_alive=settings.idle_timeout,
         )
 
 
@@ -215,6 +230,31 @@ class SizeRefusals:
                 await send(message)
 
         await self._app(scope, receive, send_problem)
+
+
+class FaultAnswers:
+    """Answers for code that failed, before the failure goes on to the log.
+
+    Starlette would do it outside of our middleware, and that answer would lack the request's id and all else.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_begun = False
+
+        async def send_begun(message: Message) -> None:
+            nonlocal is_begun
+            is_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_begun)
+        except Exception:
+            if not is_begun and scope["type"] == "http":
+                await unexpected_fault()(scope, receive, send)
+            raise
 
 
 def _clean(request_id: str | None) -> str | None:

@@ -28,13 +28,7 @@ _PAGE = """<!doctype html>
 <title>Rostrum API</title>
 <link rel="icon" href="/docs/assets/favicon.png">
 <link rel="stylesheet" href="/docs/assets/swagger-ui.css">
-<style>
-body { margin: 0; font-family: system-ui, sans-serif; }
-nav { display: flex; gap: .5rem; padding: .75rem 1.25rem; background: #1b2733; align-items: center; }
-nav strong { color: #fff; margin-right: 1rem; }
-nav a { color: #d5dee6; padding: .35rem .8rem; border-radius: .3rem; text-decoration: none; }
-nav a[aria-current] { background: #fff; color: #1b2733; }
-</style>
+<link rel="stylesheet" href="/docs/assets/page.css">
 </head>
 <body>
 <nav aria-label="Services"><strong>Rostrum API</strong>%(links)s</nav>
@@ -44,6 +38,28 @@ nav a[aria-current] { background: #fff; color: #1b2733; }
 </body>
 </html>
 """
+
+_STYLE = """\
+body { margin: 0; font-family: system-ui, sans-serif; }
+nav { display: flex; gap: .5rem; padding: .75rem 1.25rem; background: #1b2733; align-items: center; }
+nav strong { color: #fff; margin-right: 1rem; }
+nav a { color: #d5dee6; padding: .35rem .8rem; border-radius: .3rem; text-decoration: none; }
+nav a[aria-current] { background: #fff; color: #1b2733; }
+"""
+
+# Scripts and styles of this host only, none within the page; `data:` is for the pictures in Swagger UI's styles.
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
 
 _SCRIPT = """\
 "use strict";
@@ -71,11 +87,15 @@ def docs_router() -> APIRouter:
 
     @router.get("/docs")
     async def docs_page() -> HTMLResponse:
-        return HTMLResponse(_PAGE % {"links": links})
+        return HTMLResponse(_PAGE % {"links": links}, headers={"Content-Security-Policy": _POLICY})
 
     @router.get("/docs/assets/page.js")
     async def docs_script() -> Response:
         return Response(_SCRIPT, media_type="text/javascript; charset=utf-8")
+
+    @router.get("/docs/assets/page.css")
+    async def docs_style() -> Response:
+        return Response(_STYLE, media_type="text/css; charset=utf-8")
 
     @router.get("/docs/assets/{name}")
     async def docs_asset(name: str) -> FileResponse:

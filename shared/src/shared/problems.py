@@ -154,12 +154,52 @@ def body_too_large() -> JSONResponse:
     )
 
 
+def origin_refused(reason: str) -> JSONResponse:
+    return _response(
+        400,
+        "origin-refused",
+        "A script of this site may not ask that",
+        f"{reason}. Whoever runs this service allows sites by CORS_ORIGINS.",
+    )
+
+
+def answer_too_late(seconds: float) -> JSONResponse:
+    return _response(
+        503,
+        "answer-too-late",
+        "The answer took too long",
+        f"There was no answer within {seconds:g} seconds, so the work was stopped. See whether a change took place "
+        "before you send it again, or send it with the same Idempotency-Key.",
+        headers={"Retry-After": "5"},
+    )
+
+
+def too_busy() -> JSONResponse:
+    return _response(
+        503,
+        "too-busy",
+        "Too many requests at once",
+        "This process serves as many requests as it can; nothing was done. Try again.",
+        headers={"Retry-After": "1"},
+    )
+
+
+def unexpected_fault() -> JSONResponse:
+    return _response(
+        500,
+        "internal",
+        "Rostrum failed",
+        "This is a fault of the service, not of the request; nothing was changed. Quote the request id.",
+    )
+
+
 _HTTP_CODES = {
     400: ("bad-request", "The request can't be read"),
     401: ("unauthenticated", "A valid token is needed"),
     403: ("forbidden", "The token does not allow it"),
     404: ("not-found", "There is no such thing"),
     405: ("method-not-allowed", "This path does not know the method"),
+    408: ("too-slow", "The request came in too slowly"),
     413: ("too-large", "The body is too large"),
     415: ("unsupported-media-type", "The content type is not taken here"),
 }
@@ -207,12 +247,7 @@ async def _on_database_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_unexpected(_: Request, error: Exception) -> JSONResponse:
-    return _response(
-        500,
-        "internal",
-        "Rostrum failed",
-        "This is a fault of the service, not of the request; nothing was changed. Quote the request id.",
-    )
+    return unexpected_fault()
 
 
 def gateway_refusals() -> APIRouter:

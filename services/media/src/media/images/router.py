@@ -126,6 +126,8 @@ async def fetch_variant(
         "Cache-Control": "public, max-age=31536000, immutable",
         "Content-Disposition": "inline",
         "Content-Security-Policy": "default-src 'none'; sandbox",
+        # Organizers show pictures on pages of their own.
+        "Cross-Origin-Resource-Policy": "cross-origin",
         "X-Content-Type-Options": "nosniff",
     }
     try:

@@ -1,0 +1,251 @@
+"""Limits of time and size on both sides of a request, so that no client holds a process by being slow.
+
+``limited_server`` sees what comes before a request is known, and whether the answer is taken; ``RequestLimits``
+sees the body, the work and how many there are at once. A stream (progress, a download) may last: only its beginning
+is limited, and that somebody takes it.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shared.headers import DATA_POLICY
+from shared.logs import get_logger
+from shared.problems import MEDIA_TYPE, answer_too_late, problem_document, too_busy
+from shared.settings import Settings
+
+log = get_logger(__name__)
+
+# For a client to see that it is refused.
+_LINGER = 1.0
+
+# Who asks these decides whether the process may go on; a busy one must say that it lives.
+_NEVER_REFUSED = ("/healthz/live", "/healthz/ready", "/metrics")
+
+
+class BodyTooSlow(HTTPException):
+    """Starlette's own kind, because FastAPI takes any other that is raised while it reads for a broken body."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            408,
+            "The body came in too slowly, and the rest was not waited for. Send it again over a faster line.",
+        )
+
+
+class RequestLimits:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._at_once = settings.max_requests_at_once
+        self._body_timeout = settings.body_timeout
+        self._body_rate = settings.body_rate
+        self._answer_timeout = settings.answer_timeout
+        self._present = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _NEVER_REFUSED:
+            await self._app(scope, receive, send)
+            return
+        if 0 < self._at_once <= self._present:
+            log.warning("request.refused", reason="too many at once", present=self._present)
+            await too_busy()(scope, receive, send)
+            return
+        self._present += 1
+        try:
+            await self._limited(scope, receive, send)
+        finally:
+            self._present -= 1
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        body_ends_at = loop.time() + self._body_timeout
+        is_whole = is_begun = False
+
+        def answer_within(seconds: float | None) -> None:
+            if not answering.expired():
+                answering.reschedule(None if seconds is None else loop.time() + seconds)
+
+        async def receive_in_time() -> Message:
+            nonlocal is_whole, body_ends_at
+            if is_whole:  # from here on it only waits for the client to leave
+                return await receive()
+            # While the client sends, its own limit holds.
+            answer_within(None)
+            try:
+                async with asyncio.timeout_at(body_ends_at):
+                    message = await receive()
+            except TimeoutError:
+                log.info("request.cut", reason="body too slow", path=scope["path"])
+                raise BodyTooSlow from None
+            is_whole = not message.get("more_body", False)
+            body_ends_at += len(message.get("body", b"")) / self._body_rate
+            if not is_begun:
+                answer_within(self._answer_timeout)
+            return message
+
+        async def send_begun(message: Message) -> None:
+            nonlocal is_begun
+            if not is_begun:
+                is_begun = True
+                answer_within(None)
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._answer_timeout) as answering:
+                await self._app(scope, receive_in_time, send_begun)
+        except TimeoutError:
+            if not answering.expired():
+                raise
+            log.error("request.cut", reason="answer too late", path=scope["path"])
+            await answer_too_late(self._answer_timeout)(scope, receive, send)
+
+
+def limited_server(settings: Settings) -> type[HttpToolsProtocol]:
+    """uvicorn's protocol for its option ``http``, with the limits that it has not.
+
+    It waits for a first request, for the rest of a head and for the rest of a refused body as long as the client
+    likes, takes a head of any size, and keeps an answer as long as the client does not take it. What it can't read
+    it refuses in plain text; here that is a problem document too.
+    """
+
+    class LimitedProtocol(HttpToolsProtocol):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._watch: asyncio.TimerHandle | None = None
+            self._stall: asyncio.TimerHandle | None = None
+            self._is_refused = False
+            self._is_in_head = True
+            self._is_message_whole = True
+            self._head_size = 0
+            self._refusal: tuple[int, str, str, str] = _UNREADABLE
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect_within_limit()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_watch()
+            self.resume_writing()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._is_refused:
+                return
+            if self._is_in_head:
+                # Before it is read: what a client sends without an end must not be gathered.
+                self._head_size += len(data)
+            super().data_received(data)
+            if self._is_in_head and self._head_size and not self._is_over():
+                if self._head_size > settings.max_head_size:
+                    self._refuse(_HEAD_TOO_LARGE)
+                elif self._watch is None:
+                    self._expect_within_limit()
+
+        def on_headers_complete(self) -> None:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > settings.max_head_size:
+                self._refusal = _HEAD_TOO_LARGE
+                raise ValueError("the head is too large")
+            self._is_in_head = False
+            self._is_message_whole = False
+            self._stop_watch()
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self._is_in_head = self._is_message_whole = True
+            self._head_size = 0
+            self._stop_watch()
+            super().on_message_complete()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self._is_message_whole and not self.transport.is_closing():
+                self._expect_within_limit()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            if self._stall is None:
+                self._stall = self.loop.call_later(settings.stall_timeout, self._cut, "answer not taken")
+
+        def resume_writing(self) -> None:
+            if self._stall is not None:
+                self._stall.cancel()
+                self._stall = None
+            super().resume_writing()
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(self._refusal)
+
+        def _expect_within_limit(self) -> None:
+            self._stop_watch()
+            self._watch = self.loop.call_later(settings.head_timeout, self._too_slow)
+
+        def _stop_watch(self) -> None:
+            if self._watch is not None:
+                self._watch.cancel()
+                self._watch = None
+
+        def _is_over(self) -> bool:
+            return self._is_refused or self.transport.is_closing()
+
+        def _is_answering(self) -> bool:
+            return not getattr(self.cycle, "response_complete", True)
+
+        def _too_slow(self) -> None:
+            self._watch = None
+            if self._is_answering():  # the next request may wait for this answer
+                self._expect_within_limit()
+            elif self._is_in_head and self._head_size:
+                self._refuse(_HEAD_TOO_SLOW)
+            else:  # nobody has asked for anything, or the answer is there already
+                self.transport.close()
+
+        def _refuse(self, refusal: tuple[int, str, str, str]) -> None:
+            status = refusal[0]
+            log.info("request.cut", reason=refusal[1])
+            if self._is_answering():
+                # Another answer is on its way, and this would get into the middle of it.
+                self.transport.close()
+                return
+            body = json.dumps(problem_document(*refusal)).encode()
+            lines = (
+                f"HTTP/1.1 {status} {refusal[2]}",
+                f"content-type: {MEDIA_TYPE}",
+                f"content-length: {len(body)}",
+                "cache-control: no-store",
+                f"content-security-policy: {DATA_POLICY}",
+                "x-content-type-options: nosniff",
+                "connection: close",
+            )
+            self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
+            # Closed at once, with bytes of the client's unread, it would be reset, and the client not see why.
+            self.transport.write_eof()
+            self._is_refused = True
+            self._stop_watch()
+            self._watch = self.loop.call_later(_LINGER, self.transport.close)
+
+        def _cut(self, reason: str) -> None:
+            self._stall = None
+            log.info("request.cut", reason=reason)
+            self.transport.abort()
+
+    return LimitedProtocol
+
+
+_UNREADABLE = (400, "bad-request", "The request can't be read", "This is not HTTP as it is taken here.")
+_HEAD_TOO_LARGE = (
+    431,
+    "head-too-large",
+    "The headers are too large",
+    "The request's line and headers are larger than is taken here. Send fewer of them, or a shorter token.",
+)
+_HEAD_TOO_SLOW = (
+    408,
+    "too-slow",
+    "The request came in too slowly",
+    "The headers did not come in time. Send it again.",
+)

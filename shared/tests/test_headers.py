@@ -1,0 +1,201 @@
+"""Headers of browsers' safety on every answer, and which sites' scripts may ask."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, Response
+from pydantic import BaseModel, ValidationError
+
+from shared.app import create_app
+from shared.settings import Settings
+
+DATA = "default-src 'none'; frame-ancestors 'none'"
+SITE = "https://shop.example.org"
+
+
+class Wall(BaseModel):
+    color: str
+
+
+def _app(**changes: object) -> FastAPI:
+    router = APIRouter()
+
+    @router.get("/wall")
+    async def look() -> dict[str, str]:
+        return {"color": "red"}
+
+    @router.get("/kept")
+    async def kept() -> Response:
+        return Response(
+            headers={"Cache-Control": "private, no-cache", "Cross-Origin-Resource-Policy": "cross-origin"}
+        )
+
+    @router.post("/wall")
+    async def paint(wall: Wall) -> Wall:
+        return wall
+
+    @router.get("/bug")
+    async def bug() -> None:
+        raise RuntimeError("secret of the wall")
+
+    return create_app(
+        Settings.model_validate({"service": "probe", **changes}), [router], title="Probe", description=""
+    )
+
+
+@asynccontextmanager
+async def asking(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://probe.test") as client:
+        yield client
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with asking(_app()) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/wall", 200),
+        ("GET", "/nowhere", 404),
+        ("DELETE", "/wall", 405),
+        ("POST", "/wall", 422),
+        ("GET", "/bug", 500),
+        ("GET", "/healthz/live", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/openapi.json", 200),
+        ("GET", "/docs/refusals/429", 429),
+        ("GET", "/docs/assets/page.js", 200),
+    ],
+)
+async def test_every_answer_is_safe_in_a_browser(
+    client: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    answer = await client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["content-security-policy"] == DATA
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert "strict-transport-security" not in answer.headers
+    names = [name for name, _ in answer.headers.multi_items()]
+    assert len(names) == len(set(names)), "none is there twice"
+
+
+async def test_the_documentation_runs_scripts_of_this_host_only(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert "<style" not in page.text
+    assert "<script>" not in page.text
+
+
+async def test_a_route_keeps_what_it_has_set_itself(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/kept", headers={"Authorization": "Bearer x"})
+    assert answer.headers["cache-control"] == "private, no-cache"
+    assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+
+
+async def test_an_answer_to_a_token_is_kept_nowhere(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/wall", headers={"Authorization": "Bearer x"})).headers["cache-control"] == "no-store"
+    assert "cache-control" not in (await client.get("/wall")).headers
+
+
+async def test_browsers_stay_with_https_where_it_is_the_public_way() -> None:
+    async with asking(_app(public_url="https://api.example.org")) as client:
+        assert (await client.get("/wall")).headers["strict-transport-security"] == "max-age=31536000"
+
+
+async def test_a_fault_of_ours_can_be_found_by_the_id_in_its_answer(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/bug", headers={"X-Request-ID": "abc-7"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (500, "internal", "abc-7")
+    assert answer.headers["x-request-id"] == "abc-7"
+    assert "secret" not in answer.text
+
+
+# -------------------- scripts of other sites
+
+
+def preflight(origin: str, method: str = "PATCH", headers: str = "authorization,if-match") -> dict[str, str]:
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": headers,
+    }
+
+
+def told(answer: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name.startswith("access-control-")}
+
+
+async def test_no_site_may_ask_unless_it_is_named(client: httpx.AsyncClient) -> None:
+    assert not told(await client.get("/wall", headers={"Origin": SITE}))
+    refused = await client.options("/wall", headers=preflight(SITE))
+    assert refused.status_code == 405
+    assert not told(refused)
+
+
+async def test_a_named_site_may_ask_and_read_what_it_needs() -> None:
+    async with asking(_app(cors_origins=f"{SITE}, http://localhost:3000")) as client:
+        asked = await client.options("/wall", headers=preflight(SITE))
+        assert asked.status_code == 200
+        assert asked.headers["access-control-allow-origin"] == SITE
+        assert "PATCH" in asked.headers["access-control-allow-methods"]
+        assert asked.headers["access-control-max-age"] == "7200"
+        for path, status in (("/wall", 200), ("/nowhere", 404), ("/bug", 500), ("/docs/refusals/429", 429)):
+            answer = await client.get(path, headers={"Origin": SITE})
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == SITE
+            assert answer.headers["vary"] == "Origin"
+            shown = answer.headers["access-control-expose-headers"].split(", ")
+            assert shown == ["ETag", "Link", "Location", "Retry-After", "X-Request-ID"]
+            assert "access-control-allow-credentials" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", ["https://elsewhere.example", "https://shop.example.org.evil.example", "null"])
+async def test_another_site_may_not_ask(origin: str) -> None:
+    async with asking(_app(cors_origins=SITE)) as client:
+        refused = await client.options("/wall", headers=preflight(origin))
+        assert (refused.status_code, refused.json()["code"]) == (400, "origin-refused")
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert "access-control-allow-origin" not in refused.headers
+        answer = await client.get("/wall", headers={"Origin": origin})
+        assert "access-control-allow-origin" not in answer.headers
+        assert answer.headers["vary"] == "Origin", "no cache may hand it to a site that may ask"
+
+
+async def test_a_script_may_not_send_any_header_it_likes() -> None:
+    async with asking(_app(cors_origins=SITE)) as client:
+        refused = await client.options("/wall", headers=preflight(SITE, headers="x-user-id"))
+        assert (refused.status_code, refused.json()["code"]) == (400, "origin-refused")
+
+
+async def test_all_sites_together_get_no_credentials() -> None:
+    async with asking(_app(cors_origins="*")) as client:
+        for answer in (
+            await client.get("/wall", headers={"Origin": SITE, "Cookie": "a=b"}),
+            await client.options("/wall", headers=preflight(SITE)),
+        ):
+            assert answer.headers["access-control-allow-origin"] == "*"
+            assert "access-control-allow-credentials" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://shop.example.org/", "shop.example.org", "https://Shop.example.org", "https://*.example.org", "null"],
+)
+def test_what_no_browser_would_send_as_an_origin_is_refused_at_start(origin: str) -> None:
+    with pytest.raises(ValidationError, match="is not an origin"):
+        Settings.model_validate({"service": "probe", "cors_origins": origin})
+
+
+def test_sites_are_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", f"{SITE},https://[::1]:8443")
+    assert Settings(service="probe").cors_origins == (SITE, "https://[::1]:8443")
