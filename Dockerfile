@@ -83,6 +83,10 @@ ARG SERVICE
 ARG PYTHON
 ARG VERSION=unreleased
 ARG REVISION=unknown
+# For the operator's tool, and for the metric rostrum_build_info.
+ENV SERVICE=${SERVICE} \
+    ROSTRUM_VERSION=${VERSION} \
+    ROSTRUM_REVISION=${REVISION}
 LABEL org.opencontainers.image.title="rostrum-${SERVICE}" \
       org.opencontainers.image.description="The ${SERVICE} service of Rostrum: api, messenger, worker and migrations" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -21,7 +21,7 @@ from shared.ids import new_id
 from shared.limits import RequestLimits, limited_server
 from shared.logs import configure_logs, get_logger
 from shared.messaging.outbox import Bell
-from shared.metrics import http_seconds
+from shared.metrics import http_seconds, measured_loop
 from shared.problems import (
     MEDIA_TYPE,
     ProblemDocument,
@@ -64,6 +64,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(measured_loop())
             engine = new_engine(settings, "api")
             stack.push_async_callback(engine.dispose)
             bell = Bell(engine, settings.service)

@@ -4,7 +4,8 @@ Each service owns one schema, which is its role's whole search path, so tables a
 """
 
 import time
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -16,9 +17,15 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, QueuePool
 
 from shared.messaging.outbox import Bell
+from shared.metrics import (
+    DATABASE_CONNECTIONS,
+    DATABASE_POOL_SIZE,
+    DATABASE_POOL_WAIT_SECONDS,
+    DATABASE_POOL_WAITING,
+)
 from shared.settings import Settings
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -66,6 +73,7 @@ def new_engine(settings: Settings, role: str) -> AsyncEngine:
     """One engine per process, made inside its event loop; dispose it at the end."""
     engine = create_async_engine(
         settings.database_url.get_secret_value(),
+        poolclass=_MeasuredPool,
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=5,
@@ -73,7 +81,43 @@ def new_engine(settings: Settings, role: str) -> AsyncEngine:
     )
     event.listen(engine.sync_engine, "checkin", _note_use)
     event.listen(engine.sync_engine, "checkout", _refuse_dead)
+    _measure_pool(engine)
     return engine
+
+
+class _MeasuredPool(AsyncAdaptedQueuePool):
+    """Counts and times those who wait. Who finds a connection pays one comparison."""
+
+    __module__ = (
+        AsyncAdaptedQueuePool.__module__
+    )  # SQLAlchemy names the logger by it, and its level goes by the name
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        if self.checkedout() < self.size():
+            return super()._do_get()
+        began = time.perf_counter()
+        with DATABASE_POOL_WAITING.track_inprogress():
+            try:
+                return super()._do_get()
+            finally:
+                DATABASE_POOL_WAIT_SECONDS.observe(time.perf_counter() - began)
+
+
+def _measure_pool(engine: AsyncEngine) -> None:
+    """The gauges ask at each scrape, so they cost nothing between. They tell of the process's newest engine."""
+    reference = weakref.ref(engine)
+
+    def count(of: Callable[[QueuePool], int]) -> Callable[[], float]:
+        def ask() -> float:
+            # Asked for anew: a pool is replaced when its connections were lost.
+            pool = engine.sync_engine.pool if (engine := reference()) else None
+            return of(pool) if isinstance(pool, QueuePool) else 0
+
+        return ask
+
+    DATABASE_CONNECTIONS.labels("in_use").set_function(count(QueuePool.checkedout))
+    DATABASE_CONNECTIONS.labels("idle").set_function(count(QueuePool.checkedin))
+    DATABASE_POOL_SIZE.set_function(count(QueuePool.size))
 
 
 def _note_use(_connection: object, entry: ConnectionPoolEntry) -> None:

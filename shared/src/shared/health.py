@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shared.metrics import serve_metrics
+from shared.metrics import measured_loop, serve_metrics
 from shared.settings import Settings
 
 PROBE_TIMEOUT = 2.0
@@ -89,7 +89,8 @@ async def serve_health(settings: Settings, checks: dict[str, Check]) -> AsyncIte
     )
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        yield
+        async with measured_loop():
+            yield
     finally:
         server.should_exit = True
         with suppress(asyncio.CancelledError):

@@ -10,6 +10,7 @@ others don't use up their attempts beside the one that kills.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,7 @@ from shared.database import Sessions
 from shared.ids import new_id
 from shared.logs import get_logger
 from shared.messaging import outbox
+from shared.metrics import JOBS, JOBS_GIVEN_UP, JOBS_OLDEST_SECONDS
 from shared.problems import Problem, Unavailable
 from shared.settings import Settings
 
@@ -36,6 +38,9 @@ SUSPECT_ATTEMPTS = 2
 SWEEP_BATCH = 100
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
+
+verdict: ContextVar[str] = ContextVar("verdict", default="ended")
+"""How the attempt of the present task went, for its metrics: what ``claim`` made of it."""
 
 
 class JobColumns:
@@ -159,6 +164,7 @@ async def claim(sessions: Sessions, model: type[JobColumns], job_id: UUID) -> As
         )
         is_ours = taken.first() is not None
     if not is_ours:
+        verdict.set("not_taken")
         log.info("job.not_taken", job_id=str(job_id))
         yield None
         return
@@ -166,12 +172,16 @@ async def claim(sessions: Sessions, model: type[JobColumns], job_id: UUID) -> As
     heartbeat = asyncio.create_task(_keep_lease(run))
     try:
         yield run
+        verdict.set(DONE)
     except JobLost:
+        verdict.set("lost")
         log.warning("job.lost", job_id=str(job_id))
     except Unavailable as problem:
+        verdict.set("postponed")
         log.warning("job.postponed", job_id=str(job_id), code=problem.code, detail=problem.detail)
         await _queue_again(run, sessions, model)
     except Problem as problem:
+        verdict.set(FAILED)
         log.warning("job.failed", job_id=str(job_id), code=problem.code, detail=problem.detail)
         await _fail(run, sessions, problem.document())
     finally:
@@ -216,10 +226,11 @@ async def sweep(sessions: Sessions, model: type[JobColumns], *, actor: str, queu
     """Puts back what nobody works on any more, sends hints that may be lost, fails what used up its attempts.
 
     Of the jobs with ``SUSPECT_ATTEMPTS`` lost attempts it hints at one, when none of them runs or is about to.
-    Takes a lock, so that one sweep of these jobs runs at a time; a second one does nothing.
+    Takes a lock, so that one sweep of these jobs runs at a time; a second one measures and does nothing else.
     """
     now = func.clock_timestamp()
     async with sessions.begin() as session:
+        await _measure(session, model, actor)
         if not await session.scalar(
             select(func.pg_try_advisory_xact_lock(func.hashtext("rostrum.sweep"), _lock_key(model)))
         ):
@@ -239,7 +250,8 @@ async def sweep(sessions: Sessions, model: type[JobColumns], *, actor: str, queu
         await change(is_left, state=QUEUED, hinted_at=now - 2 * HINT_PATIENCE, lease_until=None)
         is_due = and_(model.state == QUEUED, model.hinted_at < now - HINT_PATIENCE)
         given_up = {"state": FAILED, "finished_at": now, "error": GivenUp().document()}
-        await change(is_due, model.attempts >= MAX_ATTEMPTS, **given_up)
+        ended = await change(is_due, model.attempts >= MAX_ATTEMPTS, **given_up)
+        JOBS_GIVEN_UP.labels(actor).inc(len(ended))
 
         is_suspect = model.attempts >= SUSPECT_ATTEMPTS
         is_active = or_(model.state == RUNNING, and_(model.state == QUEUED, ~is_due))
@@ -257,6 +269,27 @@ async def sweep(sessions: Sessions, model: type[JobColumns], *, actor: str, queu
         )
         for job_id, hints in hinted:
             await outbox.add_job(session, actor, queue=queue, job_id=job_id, attempt=hints)
+
+
+async def _measure(session: AsyncSession, model: type[JobColumns], actor: str) -> None:
+    """Sets the gauges of the jobs that have not ended. Each table has an index of these alone."""
+    since = func.min(func.coalesce(model.started_at, model.created_at))
+    waiting_since = func.min(model.created_at)
+    found = await session.execute(
+        select(
+            model.state,
+            func.count(),
+            func.extract("epoch", func.clock_timestamp() - waiting_since),
+            func.extract("epoch", func.clock_timestamp() - since),
+        )
+        .where(model.state.in_([QUEUED, RUNNING]))
+        .group_by(model.state)
+    )
+    by_state = {state: (count, float(queued), float(running)) for state, count, queued, running in found}
+    for state, age in ((QUEUED, 1), (RUNNING, 2)):
+        values = by_state.get(state, (0, 0.0, 0.0))
+        JOBS.labels(actor, state).set(values[0])
+        JOBS_OLDEST_SECONDS.labels(actor, state).set(values[age])
 
 
 def _lock_key(model: type[JobColumns]) -> ColumnElement[int]:

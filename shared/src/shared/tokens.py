@@ -46,6 +46,7 @@ from joserfc.util import urlsafe_b64decode
 from starlette.requests import HTTPConnection
 
 from shared.logs import get_logger
+from shared.metrics import JWKS_LOADED_AT, JWKS_LOADS, SERVICE_TOKEN_EXPIRES_AT
 from shared.problems import Problem, Unavailable
 
 log = get_logger(__name__)
@@ -185,8 +186,11 @@ class JwksSource:
             if content is not None:
                 self._keys = _parse_key_set(content)
             self._loaded_at = self._clock()
+            JWKS_LOADED_AT.set_to_current_time()
+            JWKS_LOADS.labels("loaded").inc()
         except (httpx.HTTPError, OSError, TimeoutError, _UnusableKeySet) as error:
             self._file_version = None
+            JWKS_LOADS.labels("failed").inc()
             log.warning("tokens.keys_not_loaded", url=self.url, error=str(error) or type(error).__name__)
 
     async def _fetch(self) -> bytes:
@@ -559,6 +563,10 @@ class ServiceTokenAuth(httpx.Auth):
     def __init__(self, token_file: Path | None) -> None:
         self._file = token_file
         self._read: tuple[tuple[int, int, int], str] | None = None
+        if token_file is not None:
+            # Asked for at each scrape and not noted at each use: a service that calls nobody for hours would tell
+            # the end of a token that has long been replaced.
+            SERVICE_TOKEN_EXPIRES_AT.labels(token_file.name).set_function(self._expires_at)
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         request.headers["Authorization"] = f"Bearer {self._token()}"
@@ -570,18 +578,27 @@ class ServiceTokenAuth(httpx.Auth):
 
     def _token(self) -> str:
         try:
-            if self._file is None:
-                raise ValueError("SERVICE_TOKEN_FILE is not set")
-            facts = self._file.stat()
-            version = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
-            if self._read is None or self._read[0] != version:
-                token = self._file.read_text("ascii").strip()
-                if not _COMPACT_JWS.match(token):
-                    raise ValueError("the file does not hold a token")
-                self._read = (version, token)
-            return self._read[1]
+            return self._newest()
         except (OSError, ValueError) as error:
             log.error("tokens.service_token_unreadable", file=str(self._file), error=str(error))
             raise ServiceTokenUnreadable(
                 "This service can't identify itself to the others at the moment."
             ) from error
+
+    def _newest(self) -> str:
+        if self._file is None:
+            raise ValueError("SERVICE_TOKEN_FILE is not set")
+        facts = self._file.stat()
+        version = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+        if self._read is None or self._read[0] != version:
+            token = self._file.read_text("ascii").strip()
+            if not _COMPACT_JWS.match(token):
+                raise ValueError("the file does not hold a token")
+            self._read = (version, token)
+        return self._read[1]
+
+    def _expires_at(self) -> float:
+        try:
+            return float(json.loads(urlsafe_b64decode(self._newest().split(".")[1].encode()))["exp"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0.0

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.database import Sessions, new_engine, new_sessions
 from shared.health import database_check, serve_health
-from shared.jobs import new_job_broker
+from shared.jobs import new_job_broker, verdict
 from shared.logs import configure_logs, get_logger
 from shared.messaging.outbox import Bell
 from shared.metrics import JOB_SECONDS
@@ -161,10 +161,11 @@ def _as_actor(name: str, task: Task[R], resources: "_Resources[R]") -> Callable[
             carrier, f"process {name}", SpanKind.CONSUMER, attributes, job=name, job_id=job_id
         ) as span:
             started = time.monotonic()
-            result = "failed"
+            result = "crashed"
             try:
+                verdict.set("ended")
                 await task(resources.value, UUID(job_id))
-                result = "ended"
+                result = verdict.get()
             except asyncio.CancelledError:
                 result = "cancelled"
                 raise

@@ -27,8 +27,23 @@ from shared.contracts.envelope import Heading, Message
 from shared.database import Sessions
 from shared.logs import get_logger
 from shared.messaging.connection import BROKER_TIMEOUT, connect, until_closed
-from shared.messaging.topology import dead_letter_queue_name, declare_queue, queue_name
-from shared.metrics import DEAD_LETTERS, HANDLE_SECONDS, HANDLED, REDELIVERED, WAITING
+from shared.messaging.topology import (
+    dead_letter_queue_name,
+    declare_kept_queue,
+    declare_queue,
+    parked_queue_name,
+    queue_name,
+)
+from shared.metrics import (
+    CONSUMER_CONNECTED,
+    CONSUMERS,
+    DEAD_LETTERS,
+    HANDLE_SECONDS,
+    HANDLED,
+    PARKED_LETTERS,
+    REDELIVERED,
+    WAITING,
+)
 from shared.settings import Settings
 from shared.tracing import continued_trace
 
@@ -81,6 +96,7 @@ class Consumer:
     async def run(self, stopping: asyncio.Event) -> None:
         """Consumes until ``stopping`` is set, through outages of the broker; then finishes what has begun."""
         self._stopping = stopping
+        CONSUMER_CONNECTED.labels(queue_name(self._settings.service)).set(0)
         while not stopping.is_set():
             try:
                 await self._run_while_connected()
@@ -108,6 +124,8 @@ class Consumer:
                 asyncio.create_task(until_closed(self._dead_letters)),
                 asyncio.create_task(_measure(await connection.channel(), service)),
             ]
+            connected = CONSUMER_CONNECTED.labels(queue_name(service))
+            connected.set(1)
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 if not self._stopping.is_set():
@@ -117,6 +135,7 @@ class Consumer:
                 if self._in_flight:
                     await asyncio.wait(self._in_flight, timeout=self._settings.shutdown_grace / 2)
             finally:
+                connected.set(0)
                 for task in [*waits, *self._in_flight]:
                     task.cancel()  # unacked messages go back to the queue when the channel closes
                 await asyncio.gather(*waits, *self._in_flight, return_exceptions=True)
@@ -291,10 +310,15 @@ async def handle_once(
 
 
 async def _measure(channel: AbstractChannel, service: str) -> None:
-    """Keeps the gauges of the two queues; ends when the broker can't tell."""
+    """Keeps the gauges of the three queues; ends when the broker can't tell."""
+    async with asyncio.timeout(BROKER_TIMEOUT):
+        await declare_kept_queue(channel, parked_queue_name(service))
+    names = (queue_name(service), dead_letter_queue_name(service), parked_queue_name(service))
     while True:
-        for name, gauge in ((queue_name(service), WAITING), (dead_letter_queue_name(service), DEAD_LETTERS)):
+        for name, gauge in zip(names, (WAITING, DEAD_LETTERS, PARKED_LETTERS), strict=True):
             async with asyncio.timeout(BROKER_TIMEOUT):
                 queue = await channel.declare_queue(name, passive=True)
             gauge.set(queue.declaration_result.message_count or 0)
+            if gauge is WAITING:
+                CONSUMERS.set(queue.declaration_result.consumer_count or 0)
         await asyncio.sleep(MEASURE_SECONDS)

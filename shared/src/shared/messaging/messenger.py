@@ -15,6 +15,7 @@ from shared.logs import configure_logs, get_logger
 from shared.messaging.consumer import Consumer, Subscription
 from shared.messaging.outbox import Bell
 from shared.messaging.relay import Relay, measure_outbox, prune
+from shared.metrics import CHORE_FAILURES, CHORES_DONE_AT
 from shared.settings import Settings
 from shared.tracing import exported_traces
 
@@ -75,7 +76,9 @@ async def _do_chores(
             await prune(engine)
             for chore in chores:
                 await chore(sessions)
+            CHORES_DONE_AT.set_to_current_time()
         except Exception as error:
+            CHORE_FAILURES.inc()
             log.warning("messenger.chore_failed", exc_info=error)
         try:
             await asyncio.wait_for(stopping.wait(), CHORE_SECONDS)

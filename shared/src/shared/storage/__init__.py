@@ -6,6 +6,7 @@ Nothing is public: users get files through a service, or by links that are signe
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from shared.metrics import watch_folder
 from shared.settings import StorageSettings
 from shared.storage.downloads import download_router
 from shared.storage.interface import FileNotStored, Storage, StorageKeyInvalid, StorageUnavailable, StoredFile
@@ -32,6 +33,7 @@ async def open_storage(settings: StorageSettings) -> AsyncIterator[Storage]:
         keys = SigningKeys.parse(settings.storage_signing_key.get_secret_value())
         local = LocalStorage(settings.storage_folder.absolute(), keys)
         await local.prepare()
+        watch_folder("storage", settings.storage_folder.absolute())
         yield local
     else:
         from shared.storage.s3 import open_s3  # noqa: PLC0415 - services without files don't install aioboto3

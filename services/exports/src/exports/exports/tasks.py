@@ -18,6 +18,7 @@ from exports.archive.writer import place_images
 from exports.clients import events, media, tickets
 from exports.clients.media import ImageState
 from exports.exports.rules import ZIP, counts_of, file_key
+from exports.exports.service import RUN_EXPORT
 from exports.exports.writing import archive_chunks, check_stored
 from exports.models import Export
 from exports.progress import Pace
@@ -25,6 +26,7 @@ from exports.resources import Resources
 from shared.contracts.programme import Programme
 from shared.jobs import claim
 from shared.logs import get_logger
+from shared.metrics import JOB_BYTES
 from shared.problems import Conflict, Problem
 
 log = get_logger(__name__)
@@ -89,6 +91,7 @@ async def run_export(resources: Resources, export_id: UUID) -> None:
                 counts=counts,
                 expires_at=func.clock_timestamp() + timedelta(seconds=resources.settings.export_lifetime),
             )
+        JOB_BYTES.labels(RUN_EXPORT).observe(stored.size)
         log.info("export.done", export_id=str(export_id), size=stored.size, **counts)
 
 

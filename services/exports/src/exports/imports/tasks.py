@@ -4,6 +4,7 @@ Safe to run again after any interruption: pictures and event are made under the 
 """
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -18,11 +19,13 @@ from exports.archive.limits import LIMITS, Limits
 from exports.archive.reader import ImageMember, ReadArchive, Repair, read_archive
 from exports.clients import events, media
 from exports.imports.rules import as_report, kind_of, refused_image, with_images
+from exports.imports.service import RUN_IMPORT
 from exports.models import Import
 from exports.progress import Pace
 from exports.resources import Resources
 from shared.jobs import Run, claim
 from shared.logs import get_logger
+from shared.metrics import JOB_BYTES
 from shared.problems import Problem
 from shared.storage import FileNotStored
 from shared.storage.interface import in_thread
@@ -50,6 +53,7 @@ async def run_import(resources: Resources, import_id: UUID) -> None:
         with tempfile.TemporaryFile() as file:
             path = path_of(file)
             await _fetch(resources, job, path)
+            JOB_BYTES.labels(RUN_IMPORT).observe(os.fstat(file.fileno()).st_size)
             limits = replace(LIMITS, image_size=min(LIMITS.image_size, resources.settings.max_image_size))
             async with resources.reading:
                 read = await in_thread(partial(read_archive, path, limits))

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from media.images.conversion import Converted, convert
 from media.images.rules import DIGEST_LENGTH, variant_key, variant_path
 from media.images.sandbox import Sandbox
+from media.images.service import CONVERT_IMAGE
 from media.images.sizes import VARIANTS
 from media.models import Image, ImageVariant
 from media.settings import MediaSettings
@@ -24,6 +25,7 @@ from shared.database import Sessions
 from shared.jobs import claim
 from shared.logs import get_logger
 from shared.messaging import outbox
+from shared.metrics import JOB_BYTES
 from shared.storage import Storage, open_storage
 from shared.storage.interface import in_thread
 from shared.worker import open_database
@@ -78,6 +80,7 @@ async def convert_image(resources: Resources, image_id: UUID) -> None:
                 variants=[_of_message(variant) for variant in variants],
             )
             await outbox.add(session, message, subject=image.id, seq=image.version + 1)
+        JOB_BYTES.labels(CONVERT_IMAGE).observe(image.size)
         log.info("image.converted", image_id=str(image_id), size=image.size, largest=variants[0].size)
 
 
