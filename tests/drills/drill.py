@@ -111,9 +111,10 @@ class Drill:
         await self._until_quiet()
         self._before = await self.stage.use()
 
-    def load(self) -> Load:
+    def load(self, *, rate: float | None = None) -> Load:
         """Writes for as long as the block lasts."""
-        return Load(self.stage.api_url, self.stage.credentials, self.book, rate=self.scale.rate)
+        rate = self.scale.rate if rate is None else rate
+        return Load(self.stage.api_url, self.stage.credentials, self.book, rate=rate)
 
     async def strike(self, part: Part) -> None:
         """The part's fault kills it, and it is started again, with its fault asleep."""

@@ -38,7 +38,7 @@ def _die_before_mark() -> None:
     """After the broker has confirmed a batch, and before its rows are marked."""
     mark = relay.Relay._mark
 
-    async def dying(self: relay.Relay, guard: Any, published: list[UUID], refused: Any) -> None:
+    async def dying(self: relay.Relay, guard: Any, published: list[Any], refused: Any) -> None:
         if published:
             _die_if_told()
         await mark(self, guard, published, refused)

@@ -54,7 +54,6 @@ async def test_what_a_broken_connection_swallowed_is_sent_again(drill: Drill) ->
 
 def check_api(report: Report) -> None:
     """The api needs no broker. On a machine that is busy with all of this an answer may be late, and so unknown."""
-    assert report.answers["refused"] == 0
     assert report.accepted_share >= 0.98
 
 

@@ -57,11 +57,11 @@ async def test_without_turns_the_next_message_would_overtake_a_slow_one_which_is
 
 
 async def dawdle(drill: Drill, ledger: Part) -> Report:
-    """An event changes again and again, and all of it comes to the ledger at once."""
+    """An event changes again and again, and all of it comes to the ledger at once, with nothing else in between."""
     await drill.begin(MESSENGER, ledger)
     drill.role(ledger).slow_down()
     drill.role(ledger).freeze()
-    async with drill.load() as load:
+    async with drill.load(rate=0) as load:
         event = await load.create("one that changes")
         for number in range(10):
             await load.change(event, f"change {number}")

@@ -1,5 +1,7 @@
 """Messengers die, freeze and race: each message leaves, in its order, and has one effect."""
 
+import asyncio
+
 import pytest
 
 from shared.messaging.relay import BUCKETS, GUARD_PATIENCE
@@ -59,7 +61,8 @@ async def test_without_an_end_to_patience_what_a_frozen_messenger_holds_would_wa
     await both_have_half(drill, one, two)
     drill.role(one).freeze()
     async with drill.load() as load:
-        await load.go_on(drill.scale.calm)
+        # Enough for some of them to fall to the frozen one.
+        await asyncio.gather(*(load.create(f"event {number}") for number in range(20)))
         with pytest.raises(TimeoutError):
             await drill.drained(at_most=2 * drill.scale.haste.get("relay__GUARD_PATIENCE", GUARD_PATIENCE))
     drill.role(one).thaw()
