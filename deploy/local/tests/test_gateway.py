@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from deploy.local.cluster import SERVICES
 from deploy.local.ports import free_port
 from deploy.local.process import start, stop, wait_ready
 from deploy.local.running import ROOT
+from shared.settings import Settings
 
 KIBIBYTE = 1 << 10
 MEBIBYTE = 1 << 20
@@ -91,9 +93,10 @@ class Gateway:
         headers: tuple[str, ...] = (),
         body: bytes = b"",
         chunked: bool = False,
+        address: str = HOST,
     ) -> Answer:
-        """Sends the target as it stands: no client's library tidies it up."""
-        reader, writer = await asyncio.open_connection(HOST, self.port)
+        """Sends the target as it stands: no client's library tidies it up. ``address`` is the client's own."""
+        reader, writer = await asyncio.open_connection(HOST, self.port, local_addr=(address, 0))
         length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
         head = (f"{method} {target} HTTP/1.1", "Host: gateway", "Connection: close", length, *headers, "", "")
         if chunked:
@@ -119,7 +122,7 @@ async def _read_answer(reader: asyncio.StreamReader) -> Answer:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(state: Path, env: dict[str, str]) -> AsyncIterator[Gateway]:
+async def running_gateway(state: Path, env: dict[str, str], *, read_timeout: str = "") -> AsyncIterator[Gateway]:
     upstreams = {name: Upstream(name) for name in SERVICES}
     servers = {name: await asyncio.start_server(each.serve, HOST, 0) for name, each in upstreams.items()}
     urls = {
@@ -128,7 +131,11 @@ async def running_gateway(state: Path, env: dict[str, str]) -> AsyncIterator[Gat
     }
     port = free_port()
     process = await traefik.prepare(
-        state, port=port, dynamic=ROOT / "deploy" / "gateway" / "dynamic.yml", env={**urls, **env}
+        state,
+        port=port,
+        dynamic=ROOT / "deploy" / "gateway" / "dynamic.yml",
+        env={**urls, **env},
+        read_timeout=read_timeout,
     )
     child = await start(process, output=asyncio.subprocess.DEVNULL)
     try:
@@ -338,3 +345,96 @@ async def test_a_client_that_asks_too_often_is_told_to_wait(tmp_path: Path) -> N
 async def test_the_rate_limit_can_be_lifted(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"RATE_LIMIT_AVERAGE": "0", "RATE_LIMIT_BURST": "1"}) as unlimited:
         assert {(await unlimited.ask("/v1/events")).status for _ in range(20)} == {200}
+
+
+# -------------------- slow, large and many
+
+
+async def test_headers_that_are_too_large_are_refused(gateway: Gateway) -> None:
+    before = len(gateway.targets())
+    for large in (f"X-Long: {'x' * 30 * KIBIBYTE}", "\r\n".join(f"X-{number}: x" for number in range(4000))):
+        assert (await gateway.ask("/v1/events", headers=(large,))).status == 431
+    assert len(gateway.targets()) == before
+
+
+async def test_headers_that_pass_the_gateway_fit_into_what_a_service_takes(gateway: Gateway) -> None:
+    # Traefik allows somewhat more than its option says, and adds headers of its own.
+    largest = 0
+    for size in range(20 * KIBIBYTE, 30 * KIBIBYTE, 512):
+        answer = await gateway.ask("/v1/events", headers=(f"X-Long: {'x' * size}",))
+        if answer.status == 200:
+            headers = answer.reached["headers"]
+            largest = max(largest, sum(len(name) + len(value) + 4 for name, value in headers.items()))
+    assert 24 * KIBIBYTE < largest < Settings.model_fields["max_head_size"].default - KIBIBYTE
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+async def test_a_request_that_comes_byte_by_byte_is_cut_and_reaches_no_service(tmp_path: Path, part: str) -> None:
+    async with running_gateway(tmp_path, {}, read_timeout="1s") as impatient:
+        head = b"POST /v1/events HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n"
+        lines = [await asyncio.open_connection(HOST, impatient.port) for _ in range(50)]
+        for _, writer in lines:
+            writer.write(head if part == "head" else head + b"\r\n")
+        sending = [asyncio.create_task(_trickle(writer)) for _, writer in lines]
+        assert (await impatient.ask("/v1/timezones")).status == 200, "the others do not wait"
+        for reader, _ in lines:
+            with contextlib.suppress(ConnectionError):
+                await asyncio.wait_for(reader.read(), 20)
+        await asyncio.gather(*sending)
+        assert impatient.targets() == ["/v1/timezones"]
+
+
+async def _trickle(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        for _ in range(200):
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.1)
+    writer.close()
+
+
+async def test_one_client_can_not_take_all_places_by_making_requests_last(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"REQUESTS_AT_ONCE": "3"}) as limited:
+        upstream = limited.upstreams["exports"]
+        lasting = [await asyncio.open_connection(HOST, limited.port) for _ in range(3)]
+        for reader, writer in lasting:
+            writer.write(f"GET /v1/exports/{ID}/progress HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+            await asyncio.wait_for(reader.readuntil(b"data: 1"), 10)
+        refused = await limited.ask(f"/v1/exports/{ID}")
+        assert refused.status == 429
+        assert json.loads(refused.body)["target"] == "/docs/refusals/429"
+        assert (await limited.ask(f"/v1/exports/{ID}", address="127.0.0.2")).status == 200, "the others have theirs"
+        upstream.may_end.set()
+        for reader, writer in lasting:
+            await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
+            writer.close()
+        assert (await limited.ask(f"/v1/exports/{ID}")).status == 200
+
+
+async def test_a_service_that_is_gone_is_told_in_a_safe_answer(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"TICKETS_URL": f"http://{HOST}:{free_port()}"}) as lacking:
+        answer = await lacking.ask(f"/v1/tickets/{ID}")
+        assert answer.status == 502
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+async def test_a_question_of_a_browser_about_a_site_reaches_the_service(gateway: Gateway) -> None:
+    asked = ("Origin: https://shop.example.org", "Access-Control-Request-Method: PATCH")
+    for path, service in ((f"/v1/events/{ID}/tickets", "tickets"), ("/v1/imports", "exports")):
+        reached = (await gateway.ask(path, method="OPTIONS", headers=asked)).reached
+        assert (reached["service"], reached["headers"]["origin"]) == (service, "https://shop.example.org")
+
+
+def test_limits_of_gateway_and_services_fit_together() -> None:
+    """The inner one gives up first, so that its words are heard and no connection is closed under a request."""
+    dynamic = (ROOT / "deploy" / "gateway" / "dynamic.yml").read_text()
+
+    def gateway_waits(name: str) -> float:
+        [seconds] = re.findall(rf"{name}: (\d+)s", dynamic)
+        return float(seconds)
+
+    services = Settings(service="probe")
+    assert services.answer_timeout < gateway_waits("responseHeaderTimeout")
+    assert gateway_waits("idleConnTimeout") < services.idle_timeout
+    assert services.max_body_size == int(re.findall(r"maxRequestBodyBytes: (\d+)", dynamic)[0])
