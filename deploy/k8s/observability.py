@@ -50,7 +50,7 @@ def written() -> dict[str, str]:
     """Name of each file and its content."""
     files: dict[str, str] = {}
     for name, content in _rules():
-        files[f"rules-{name}.yaml"] = _dumped(
+        files[f"alerts-{name}.yaml"] = _dumped(
             {
                 "apiVersion": "monitoring.coreos.com/v1",
                 "kind": "PrometheusRule",

