@@ -6,6 +6,7 @@ not as it would be written. Rules are files of Prometheus (a map with ``groups``
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import yaml
 
@@ -32,15 +33,20 @@ def _dumped(manifest: object) -> str:
     return HEADER + yaml.dump(manifest, Dumper=_Text, sort_keys=False, allow_unicode=True, width=116)
 
 
+def _files(*endings: str) -> list[Path]:
+    found = (path for path in SOURCE.rglob("*") if path.suffix in endings)
+    return sorted(path for path in found if "tests" not in path.relative_to(SOURCE).parts)
+
+
 def _rules() -> Iterator[tuple[str, dict[str, object]]]:
-    for path in sorted(SOURCE.rglob("*.y*ml")):
+    for path in _files(".yml", ".yaml"):
         content = yaml.safe_load(path.read_text())
         if isinstance(content, dict) and isinstance(content.get("groups"), list):
             yield path.stem.split(".")[0], content
 
 
 def _dashboards() -> Iterator[tuple[str, str]]:
-    for path in sorted(SOURCE.rglob("*.json")):
+    for path in _files(".json"):
         text = path.read_text()
         if '"panels"' in text:
             yield path.stem, text
