@@ -166,6 +166,29 @@ k8s-render: $(STAMP) ## Write what `kubectl apply -k` would see to .state/k8s (O
 k8s-secrets: $(STAMP) ## Print the Secrets that the local overlay of deploy/k8s needs, for `kubectl apply -f -`
 	@$(VENV)/python -m deploy.k8s.local_secrets
 
+##@ Secure
+
+SECURITY := .state/tools/security
+SECURITY_STAMP := $(SECURITY)/.complete
+
+$(SECURITY_STAMP): uv.lock $(STAMP)
+	@UV_PROJECT_ENVIRONMENT=$(SECURITY) $(UV) sync --frozen --only-group security --quiet
+	@touch $@
+
+.PHONY: audit
+audit: $(SECURITY_STAMP) ## Ask for known faults of all locked packages (AUDIT_SERVICE=osv for OSV.dev)
+	@$(VENV)/python -m deploy.security.audit $(UV) $(SECURITY)/bin/pip-audit $(ARGS)
+
+.PHONY: secrets-scan
+secrets-scan: $(SECURITY_STAMP) ## Look for secrets in the files of git (ARGS=--accept for harmless ones)
+	@$(VENV)/python -m deploy.security.secrets_scan $(SECURITY)/bin/detect-secrets $(ARGS)
+
+.PHONY: sbom
+sbom: $(SECURITY_STAMP) ## List the parts of each service, and of its image, as CycloneDX in .state/sbom
+	@$(VENV)/python -m deploy.security.sbom $(UV) $(SECURITY)/bin/syft
+
+##@ Measure
+
 .PHONY: bench
 bench: $(STAMP) ## Measure (ARGS= for one benchmark)
 	@$(SERVERS) run --only database --only broker -- $(VENV)/python -m benchmarks $(ARGS)
