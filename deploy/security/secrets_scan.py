@@ -24,7 +24,7 @@ OPTIONS = (
     *("--exclude-lines", r"^(down_)?revision\b.* = |^Revis|secretName: |secretKeyRef"),
 )
 
-# In halves, so that this file holds none.
+# In parts, so that this file holds none.
 PLANTED: Mapping[str, str] = {
     "AWS Access Key": "aws = '" + "AKIA" + "IOSFODNN7RQX4WLK'",
     "Private Key": "-----BEGIN RSA " + "PRIVATE KEY-----",
@@ -32,8 +32,10 @@ PLANTED: Mapping[str, str] = {
     "JSON Web Token": "jwt = '" + "eyJhbGciOiJIUzI1NiJ9" + ".eyJzdWIiOiJyb290In0" + ".c2lnbmF0dXJlb2Zub2JvZHk'",
     "Basic Auth Credentials": "url = 'postgresql://tickets:" + "hr5Tq9vX@db/rostrum'",
     "Secret Keyword": "password = " + "'correct-Horse-7-battery'",
-    "Base64 High Entropy String": "key = '" + "c3VyZWx5IG5vdCBhIHJlYWwga2V5LCBidXQg" + "Zm91bmQ4NzY1NDMyMTA='",
-    "Hex High Entropy String": "salt = '" + "9f86d081884c7d659a2feaa0c55ad015" + "a3bf4f1b2b0b822c'",
+    "Base64 High Entropy String": "key = '"
+    + "".join(("c3VyZWx5", "IG5vdCBh", "IHJlYWwg", "a2V5ODc2", "NTQzMjEw"))
+    + "'",
+    "Hex High Entropy String": "salt = '" + "".join(("9f86d081", "884c7d65", "9a2feaa0", "c55ad015")) + "'",
 }
 
 Found = dict[tuple[str, str, str], int]
