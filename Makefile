@@ -71,6 +71,10 @@ token: $(STAMP) ## Print a developer's token (ORG=name, SCOPE="events:write …"
 messages: $(STAMP) needs-service ## Look at a service's outbox and dead letters, or mend them (S=tickets ARGS="dead-letters list")
 	@$(CLUSTER) messages $(S) $(or $(ARGS),--help)
 
+.PHONY: prometheus
+prometheus: $(STAMP) ## Watch the running cluster: Prometheus with our alerts, Ctrl-C stops it
+	@$(VENV)/python -m deploy.observability.prometheus
+
 .PHONY: clean-state
 clean-state: $(STAMP) ## Forget everything the cluster has stored
 	@$(CLUSTER) clean-state

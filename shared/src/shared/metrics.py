@@ -94,6 +94,8 @@ CHORES_DONE_AT = Gauge("rostrum_chores_done_timestamp_seconds", "When the last w
 # -------------------- tokens
 
 JWKS_LOADS = Counter("rostrum_jwks_loads_total", "Loads of the token issuer's keys by how it went.", ["result"])
+for _result in ("loaded", "failed"):
+    JWKS_LOADS.labels(_result)  # there from the start: Prometheus sees no increase in a series that begins with 1
 JWKS_LOADED_AT = Gauge("rostrum_jwks_loaded_timestamp_seconds", "When the issuer's keys were last loaded.")
 SERVICE_TOKEN_EXPIRES_AT = Gauge(
     "rostrum_service_token_expires_timestamp_seconds",
