@@ -5,15 +5,27 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from aio_pika import Message as AmqpMessage
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import shared.metrics
+from shared.contracts.envelope import Heading, Message
 from shared.database import Sessions, new_engine
 from shared.jobs import LEASE, JobColumns, claim, enqueue, sweep, verdict
+from shared.messaging.connection import connect
+from shared.messaging.consumer import Consumer, Subscription
+from shared.messaging.topology import (
+    dead_letter_queue_name,
+    declare_kept_queue,
+    parked_queue_name,
+    queue_name,
+)
 from shared.metrics import TARGET_LABELS, http_seconds, measured_loop
 from shared.problems import Conflict, Unavailable
 from shared.settings import Settings
@@ -185,6 +197,38 @@ async def test_an_attempt_tells_how_it_went(sessions: Sessions, job_class: type[
     assert await attempted(None) == "done"
     assert await attempted(Conflict("The wall is wet.")) == "failed"
     assert await attempted(Unavailable("No paint just now.")) == "postponed"
+
+
+async def test_a_messenger_tells_whether_it_consumes_and_what_lies_in_its_queues(
+    sessions: Sessions, settings: Settings
+) -> None:
+    class PaintedV1(Message):
+        message_type: ClassVar[str] = f"{settings.service}.wall.painted.v1"
+
+    async def on_painted(_: AsyncSession, __: PaintedV1, ___: Heading) -> None:
+        return None
+
+    def told() -> list[float | None]:
+        names = ("rostrum_consumers", "rostrum_messages_waiting", "rostrum_dead_letters", "rostrum_parked_letters")
+        connected = value("rostrum_consumer_connected", queue=queue_name(settings.service))
+        return [connected, *(value(name) for name in names)]
+
+    broker = await connect(settings, "test")
+    channel = await broker.channel()
+    for name, count in ((dead_letter_queue_name(settings.service), 2), (parked_queue_name(settings.service), 3)):
+        await declare_kept_queue(channel, name)
+        for _ in range(count):
+            await channel.default_exchange.publish(AmqpMessage(b"{}"), name)
+
+    stopping = asyncio.Event()
+    consumer = asyncio.create_task(
+        Consumer(settings, sessions, [Subscription(PaintedV1, on_painted)]).run(stopping)
+    )
+    await eventually(lambda: told() == [1, 1, 0, 2, 3])
+    stopping.set()
+    await consumer
+    assert told()[0] == 0
+    await broker.close()
 
 
 async def test_loads_of_the_issuers_keys_are_counted(tmp_path: Path, tokens: TokenFactory) -> None:

@@ -64,9 +64,10 @@ async def test_a_message_is_taken_once_and_an_older_one_changes_nothing(
     younger, older = heading(image_id, 3), heading(image_id, 2)
 
     message = processed(image_id, digest="new")
-    assert await handle_once(sessions, envelope(younger, message), younger, subscription)
-    assert not await handle_once(sessions, envelope(younger, message), younger, subscription)
-    assert await handle_once(sessions, envelope(older, processed(image_id, digest="old")), older, subscription)
+    assert await handle_once(sessions, envelope(younger, message), younger, subscription) == "handled"
+    assert await handle_once(sessions, envelope(younger, message), younger, subscription) == "duplicate"
+    late = processed(image_id, digest="old")
+    assert await handle_once(sessions, envelope(older, late), older, subscription) == "stale"
 
     copy = await session.get_one(ImageCopy, image_id)
     assert copy.seq == 3
