@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.database import new_engine, new_sessions
 from shared.docs import docs_router
-from shared.headers import with_headers
+from shared.headers import AnswerHeaders, Cors
 from shared.health import database_check, health_routes
 from shared.ids import new_id
 from shared.limits import RequestLimits, limited_server
@@ -26,8 +26,10 @@ from shared.problems import (
     MEDIA_TYPE,
     ProblemDocument,
     add_problem_handlers,
+    answer_too_late,
     body_too_large,
     gateway_refusals,
+    too_busy,
     unexpected_fault,
 )
 from shared.settings import Settings
@@ -101,10 +103,10 @@ def create_app(
     app.include_router(gateway_refusals())
     app.router.routes.extend(health_routes(app.state.checks))
     app.add_middleware(SizeRefusals)
-    app.add_middleware(RequestLimits, settings)
-    app.add_middleware(FaultAnswers)
-    app.add_middleware(with_headers, settings)
-    app.add_middleware(RequestContext)
+    headers = AnswerHeaders(settings.public_url)
+    app.add_middleware(RequestContext, headers, RequestLimits(settings))
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins, headers=headers)
     return app
 
 
@@ -139,24 +141,30 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 
 _CONTEXT_HEADERS = {name.encode(): name for name in ("x-request-id", "traceparent", "tracestate")}
-_OUR_HEADERS = {b"x-request-id", b"x-content-type-options"}
-_NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
 class RequestContext:
-    """Binds request and trace ids to the logs, answers with ``X-Request-ID``, measures, logs one line a request.
+    """Binds request and trace ids to the logs, completes the answer's headers, measures, logs one line a request.
 
-    Plain ASGI: Starlette's BaseHTTPMiddleware breaks cancellation and streaming.
+    It also answers for what did not: work that failed, took too long or was not begun. Starlette would do the first
+    outside of all middleware, where the answer would lack the request's id. Plain ASGI: Starlette's
+    BaseHTTPMiddleware breaks cancellation and streaming.
     """
 
+    # Who asks these decides whether the process may go on: a busy one must say that it lives.
     _QUIET = ("/healthz/live", "/healthz/ready", "/metrics")
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, headers: AnswerHeaders, limits: RequestLimits) -> None:
         self._app = app
+        self._headers = headers
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._QUIET:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if scope["path"] in self._QUIET:
+            await self._app(scope, receive, self._headers.sent_with(send, scope["headers"]))
             return
         # This is on the way of every request, hence the thrift here and below: few headers are looked at, none is
         # parsed twice.
@@ -167,20 +175,38 @@ class RequestContext:
         }
         request_id = _clean(headers.get("x-request-id")) or str(new_id())
         started = time.perf_counter()
-        status = 500
+        status = 0
+        is_full = self._limits.is_full()
+        under_way = self._limits.enter(receive, started)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answer = [header for header in message["headers"] if header[0] not in _OUR_HEADERS]
-                message["headers"] = [*answer, (b"x-request-id", request_id.encode()), _NOSNIFF]
+                under_way.begins_its_answer()
+                answer = [header for header in message["headers"] if header[0] != b"x-request-id"]
+                answer.append((b"x-request-id", request_id.encode()))
+                message["headers"] = self._headers.completed(answer, scope["headers"])
             await send(message)
 
         with continued_trace(headers, scope["method"], SpanKind.SERVER, request_id=request_id) as span:
             try:
-                await self._app(scope, receive, send_with_id)
+                if is_full:
+                    await too_busy()(scope, receive, send_with_id)
+                else:
+                    await self._app(scope, under_way.receive, send_with_id)
+            except asyncio.CancelledError:
+                if status or not under_way.was_stopped():
+                    raise
+                log.error("request.cut", reason="answer too late")
+                await answer_too_late(self._limits.answer_timeout)(scope, receive, send_with_id)
+            except Exception:
+                if not status:
+                    await unexpected_fault()(scope, receive, send_with_id)
+                raise
             finally:
+                self._limits.leave(under_way)
+                status = status or 500
                 seconds = time.perf_counter() - started
                 route = getattr(scope.get("route"), "path", "unmatched")
                 http_seconds(scope["method"], route, status).observe(seconds)
@@ -231,31 +257,6 @@ class SizeRefusals:
                 await send(message)
 
         await self._app(scope, receive, send_problem)
-
-
-class FaultAnswers:
-    """Answers for code that failed, before the failure goes on to the log.
-
-    Starlette would do it outside of our middleware, and that answer would lack the request's id and all else.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_begun = False
-
-        async def send_begun(message: Message) -> None:
-            nonlocal is_begun
-            is_begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_begun)
-        except Exception:
-            if not is_begun and scope["type"] == "http":
-                await unexpected_fault()(scope, receive, send)
-            raise
 
 
 def _clean(request_id: str | None) -> str | None:

@@ -7,24 +7,22 @@ is limited, and that somebody takes it.
 
 import asyncio
 import json
+import time
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.headers import DATA_POLICY
 from shared.logs import get_logger
-from shared.problems import MEDIA_TYPE, answer_too_late, problem_document, too_busy
+from shared.problems import MEDIA_TYPE, problem_document
 from shared.settings import Settings
 
 log = get_logger(__name__)
 
 # For a client to see that it is refused.
 _LINGER = 1.0
-
-# Who asks these decides whether the process may go on; a busy one must say that it lives.
-_NEVER_REFUSED = ("/healthz/live", "/healthz/ready", "/metrics")
 
 
 class BodyTooSlow(HTTPException):
@@ -37,71 +35,101 @@ class BodyTooSlow(HTTPException):
         )
 
 
-class RequestLimits:
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._at_once = settings.max_requests_at_once
-        self._body_timeout = settings.body_timeout
-        self._body_rate = settings.body_rate
-        self._answer_timeout = settings.answer_timeout
-        self._present = 0
+class UnderWay:
+    """One request, from its head to its answer."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _NEVER_REFUSED:
-            await self._app(scope, receive, send)
-            return
-        if 0 < self._at_once <= self._present:
-            log.warning("request.refused", reason="too many at once", present=self._present)
-            await too_busy()(scope, receive, send)
-            return
-        self._present += 1
+    __slots__ = (
+        "_body_ends_at",
+        "_is_begun",
+        "_is_stopped",
+        "_is_whole",
+        "_limits",
+        "_receive",
+        "_task",
+        "answer_by",
+    )
+
+    def __init__(self, limits: "RequestLimits", receive: Receive, now: float) -> None:
+        self._limits = limits
+        self._receive = receive
+        self._task = asyncio.current_task()
+        self._is_whole = self._is_begun = self._is_stopped = False
+        self._body_ends_at = now + limits.body_timeout
+        self.answer_by: float | None = now + limits.answer_timeout
+
+    async def receive(self) -> Message:
+        """The next of the body. Raises ``BodyTooSlow``."""
+        if self._is_whole:  # from here on it only waits for the client to leave
+            return await self._receive()
+        # While the client sends, its own limit holds.
+        self.answer_by = None
         try:
-            await self._limited(scope, receive, send)
-        finally:
-            self._present -= 1
-
-    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
-        loop = asyncio.get_running_loop()
-        body_ends_at = loop.time() + self._body_timeout
-        is_whole = is_begun = False
-
-        def answer_within(seconds: float | None) -> None:
-            if not answering.expired():
-                answering.reschedule(None if seconds is None else loop.time() + seconds)
-
-        async def receive_in_time() -> Message:
-            nonlocal is_whole, body_ends_at
-            if is_whole:  # from here on it only waits for the client to leave
-                return await receive()
-            # While the client sends, its own limit holds.
-            answer_within(None)
-            try:
-                async with asyncio.timeout_at(body_ends_at):
-                    message = await receive()
-            except TimeoutError:
-                log.info("request.cut", reason="body too slow", path=scope["path"])
-                raise BodyTooSlow from None
-            is_whole = not message.get("more_body", False)
-            body_ends_at += len(message.get("body", b"")) / self._body_rate
-            if not is_begun:
-                answer_within(self._answer_timeout)
-            return message
-
-        async def send_begun(message: Message) -> None:
-            nonlocal is_begun
-            if not is_begun:
-                is_begun = True
-                answer_within(None)
-            await send(message)
-
-        try:
-            async with asyncio.timeout(self._answer_timeout) as answering:
-                await self._app(scope, receive_in_time, send_begun)
+            async with asyncio.timeout(self._body_ends_at - time.perf_counter()):
+                message = await self._receive()
         except TimeoutError:
-            if not answering.expired():
-                raise
-            log.error("request.cut", reason="answer too late", path=scope["path"])
-            await answer_too_late(self._answer_timeout)(scope, receive, send)
+            log.info("request.cut", reason="body too slow")
+            raise BodyTooSlow from None
+        self._is_whole = not message.get("more_body", False)
+        self._body_ends_at += len(message.get("body", b"")) / self._limits.body_rate
+        if not self._is_begun:
+            self.answer_by = time.perf_counter() + self._limits.answer_timeout
+        return message
+
+    def begins_its_answer(self) -> None:
+        self._is_begun = True
+        self.answer_by = None
+
+    def stop(self) -> None:
+        assert self._task is not None  # noqa: S101 - it is made within one
+        self._is_stopped = True
+        self.answer_by = None
+        self._task.cancel()
+
+    def was_stopped(self) -> bool:
+        """Whether it was cancelled for being late, and by nobody else."""
+        return self._is_stopped and self._task is not None and self._task.uncancel() == 0
+
+
+class RequestLimits:
+    """How many requests there are, and which of them are late.
+
+    One look at all of them now and then, because a timer of its own costs each request more than all else here.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.body_timeout = settings.body_timeout
+        self.body_rate = settings.body_rate
+        self.answer_timeout = settings.answer_timeout
+        self._at_once = settings.max_requests_at_once
+        self._under_way: set[UnderWay] = set()
+        self._next_look: asyncio.TimerHandle | None = None
+
+    def is_full(self) -> bool:
+        return 0 < self._at_once <= len(self._under_way)
+
+    def enter(self, receive: Receive, now: float) -> UnderWay:
+        """``now`` is of ``time.perf_counter``."""
+        request = UnderWay(self, receive, now)
+        self._under_way.add(request)
+        if self._next_look is None:
+            self._look_later()
+        return request
+
+    def leave(self, request: UnderWay) -> None:
+        self._under_way.discard(request)
+
+    def _look_later(self) -> None:
+        often_enough = min(1.0, self.answer_timeout / 10)
+        self._next_look = asyncio.get_running_loop().call_later(often_enough, self._look)
+
+    def _look(self) -> None:
+        now = time.perf_counter()
+        for request in self._under_way:
+            if request.answer_by is not None and request.answer_by < now:
+                request.stop()
+        self._next_look = None
+        if self._under_way:
+            self._look_later()
 
 
 def limited_server(settings: Settings) -> type[HttpToolsProtocol]:
@@ -146,8 +174,8 @@ def limited_server(settings: Settings) -> type[HttpToolsProtocol]:
                     self._expect_within_limit()
 
         def on_headers_complete(self) -> None:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > settings.max_head_size:
+            # What came in one piece may be head and body: only then it is counted.
+            if self._head_size > settings.max_head_size and self._size_of_head() > settings.max_head_size:
                 self._refusal = _HEAD_TOO_LARGE
                 raise ValueError("the head is too large")
             self._is_in_head = False
@@ -188,6 +216,9 @@ def limited_server(settings: Settings) -> type[HttpToolsProtocol]:
             if self._watch is not None:
                 self._watch.cancel()
                 self._watch = None
+
+        def _size_of_head(self) -> int:
+            return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
         def _is_over(self) -> bool:
             return self._is_refused or self.transport.is_closing()
