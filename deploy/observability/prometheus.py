@@ -4,11 +4,13 @@ PyPI has no Prometheus; Debian's package is fetched into the checkout and unpack
 program that needs nothing but the C library.
 """
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +46,36 @@ def _fetch() -> None:
     TOOLS.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS.parent) as name:
         folder = Path(name)
+        # With lists of our own: the system's may be missing or old, and are not ours to renew.
+        for part in ("lists/partial", "cache/archives/partial"):
+            (folder / part).mkdir(parents=True)
+        (folder / "apt.conf").write_text(_APT.format(folder=folder))
+        _run(folder, "apt-get", "update")
         _run(folder, "apt-get", "download", "prometheus")
         [package] = folder.glob("prometheus_*.deb")
         _run(folder, "dpkg-deb", "--extract", str(package), "root")
         # Whole or not there at all, as another process may do the same.
-        if not TOOLS.exists():
+        with suppress(OSError):
             (folder / "root" / "usr" / "bin").rename(TOOLS)
 
 
+_APT = """\
+Dir::State::lists "{folder}/lists";
+Dir::Cache "{folder}/cache";
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+Acquire::Retries "3";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
+Debug::NoLocking "true";
+#clear APT::Update;
+#clear DPkg;
+"""
+
+
 def _run(folder: Path, *words: str) -> None:
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "APT_CONFIG": str(folder / "apt.conf")}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         why = (done.stderr.strip() or "no reason given").splitlines()[-1]
         raise NotToBeHad(f"Prometheus is not installed, and `{' '.join(words[:2])}` failed: {why}")
