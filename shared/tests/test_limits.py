@@ -351,6 +351,22 @@ async def test_requests_sent_ahead_are_answered_in_turn(scene: Scene) -> None:
         assert [(await line.answer()).status for _ in range(4)] == [200, 200, 200, 404]
 
 
+async def test_nonsense_after_a_request_takes_nothing_of_its_answer(scene: Scene) -> None:
+    async with serving(scene) as open_line, open_line() as line:
+        await line.send(request("/now") + b"\0 nonsense\r\n\r\n")
+        answer = await line.answer()
+        assert (answer.status, answer.body) == (200, b'"now"')
+        assert answer.headers["connection"] == "close"
+        assert await line.is_closed()
+
+
+async def test_nonsense_within_a_body_ends_the_connection(scene: Scene) -> None:
+    async with serving(scene) as open_line, open_line() as line:
+        await line.send(request("/upload", "Transfer-Encoding: chunked", method="POST") + b"5\r\nfirst\r\n")
+        await line.send(b"no length\r\n")
+        assert await line.is_closed()
+
+
 async def test_a_request_to_change_the_protocol_is_answered_as_any_other(scene: Scene) -> None:
     async with serving(scene) as open_line, open_line() as line:
         await line.send(request("/now", "Connection: Upgrade", "Upgrade: websocket"))

@@ -239,8 +239,13 @@ def limited_server(settings: Settings) -> type[HttpToolsProtocol]:
             status = refusal[0]
             log.info("request.cut", reason=refusal[1])
             if self._is_answering():
-                # Another answer is on its way, and this would get into the middle of it.
-                self.transport.close()
+                # Another answer is on its way, and this would get into the middle of it. When its own request is
+                # what can't be read, there is nobody to answer.
+                self._is_refused = self._is_message_whole
+                if self._is_message_whole:
+                    self.shutdown()
+                else:
+                    self.transport.close()
                 return
             body = json.dumps(problem_document(*refusal)).encode()
             lines = (
