@@ -2,6 +2,8 @@
 #
 #   docker build --build-arg SERVICE=events --tag rostrum-events .        events | tickets | media | exports
 #
+# A release adds --build-arg VERSION=1.2.0 --build-arg REVISION="$(git rev-parse HEAD)".
+#
 # The arguments of a container are a module and its own arguments, so one image runs every role of its service:
 #
 #   docker run … rostrum-events events.api             or events.messenger; media and exports: media.worker
