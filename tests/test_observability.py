@@ -93,9 +93,16 @@ def test_every_process_answers_prometheus(watched: httpx.Client) -> None:
     assert len(targets) == 10
 
 
-def test_every_panel_of_the_dashboard_shows_something(watched: httpx.Client) -> None:
-    empty = [f"{title}: {query}" for title, query in queries.dashboard_queries() if not ask(watched, query)]
-    assert [line for line in empty if line.partition(":")[0] not in QUIET] == []
+def test_every_panel_of_the_dashboard_shows_something(watched: httpx.Client, cluster: Cluster) -> None:
+    def empty() -> list[str]:
+        shown = [(title, query) for title, query in queries.dashboard_queries() if title not in QUIET]
+        return [f"{title}: {query}" for title, query in shown if not ask(watched, query)]
+
+    if empty():
+        # A rate is of the last minute, and a busy machine may have taken longer to come here: the work once more.
+        assert cluster.run("demo").returncode == 0
+        eventually(lambda: not empty(), seconds=20)
+    assert empty() == []
 
 
 def test_no_alert_fires_on_a_cluster_that_works(watched: httpx.Client) -> None:
