@@ -32,6 +32,7 @@ class Upstream:
     targets: list[str] = field(default_factory=list)
     body_begun: asyncio.Event = field(default_factory=asyncio.Event)
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
+    is_ready: bool = True
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -43,6 +44,11 @@ class Upstream:
         request, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
         target = request.split(" ")[1]
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        if target == "/healthz/ready":
+            status = "200 OK" if self.is_ready else "503 Service Unavailable"
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+            await writer.drain()
+            return
         self.targets.append(target)
         left = int(headers.get("content-length", 0))
         while left:
@@ -409,6 +415,24 @@ async def test_one_client_can_not_take_all_places_by_making_requests_last(tmp_pa
             await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
             writer.close()
         assert (await limited.ask(f"/v1/exports/{ID}")).status == 200
+
+
+async def test_of_several_apis_those_that_are_ready_share_the_requests(tmp_path: Path) -> None:
+    twins = [Upstream("first"), Upstream("second")]
+    servers = [await asyncio.start_server(twin.serve, HOST, 0) for twin in twins]
+    urls = ",".join(f"http://{HOST}:{server.sockets[0].getsockname()[1]}" for server in servers)
+
+    async def who_answers(gateway: Gateway) -> set[str]:
+        return {(await gateway.ask("/v1/events")).reached["service"] for _ in range(4)}
+
+    async with running_gateway(tmp_path, {"EVENTS_URL": urls}) as gateway, asyncio.timeout(30):
+        for first_is_ready, second_is_ready in ((True, True), (False, True), (True, False)):
+            twins[0].is_ready, twins[1].is_ready = first_is_ready, second_is_ready
+            expected = {twin.name for twin in twins if twin.is_ready}
+            while await who_answers(gateway) != expected:  # noqa: ASYNC110 - the gateway looks once a second
+                await asyncio.sleep(0.1)
+    for server in servers:
+        server.close()
 
 
 async def test_a_service_that_is_gone_is_told_in_a_safe_answer(tmp_path: Path) -> None:

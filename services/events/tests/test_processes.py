@@ -81,6 +81,29 @@ async def test_api_and_messenger_serve_carry_messages_both_ways_and_stop_cleanly
         assert await api.stop() == 0, api.log.read_text()
 
 
+async def test_an_api_that_is_to_stop_says_so_and_serves_on_until_others_know(
+    environment: dict[str, str], tokens: TokenFactory, tmp_path: Path
+) -> None:
+    async with (
+        running("events.api", environment | {"DRAIN_DELAY": "2"}, tmp_path) as api,
+        httpx.AsyncClient(base_url=api.url, headers=tokens.organizer()) as client,
+        asyncio.timeout(30),
+    ):
+        before = await client.get("/v1/events")
+        assert before.headers.get("connection") != "close"
+        api.process.terminate()
+
+        async def is_not_ready() -> bool:
+            return (await client.get("/healthz/ready")).status_code == 503
+
+        await until(is_not_ready)
+        assert (await client.get("/healthz/live")).status_code == 200
+        for _ in range(3):  # each on a connection of its own
+            answer = await client.get("/v1/events")
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert await api.process.wait() == 0, api.log.read_text()
+
+
 async def _queue_is_there(broker: aio_pika.abc.AbstractConnection, name: str) -> bool:
     channel = await broker.channel()  # asking for a queue that is missing closes the channel
     try:

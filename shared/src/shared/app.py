@@ -1,22 +1,25 @@
 """The api process of a service: a FastAPI application with everything that is the same in all four."""
 
 import asyncio
+import math
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from types import FrameType
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
 
 from shared.database import new_engine, new_sessions
 from shared.docs import docs_router
 from shared.headers import AnswerHeaders, Cors
-from shared.health import database_check, health_routes
+from shared.health import database_check, health_routes, not_stopping
 from shared.ids import new_id
 from shared.limits import RequestLimits, limited_server
 from shared.logs import configure_logs, get_logger
@@ -59,8 +62,9 @@ def create_app(
     """Builds the application; nothing is connected before its lifespan starts.
 
     ``resources`` is a context manager that puts what the service needs beside the database on ``app.state`` (a
-    storage, a client) and closes it at the end. Routes find ``app.state.settings``, ``.sessions``, ``.engine``
-    and ``.token_verifier``. ``max_body_size`` (bytes) is the hard limit of any body, default from the settings.
+    storage, a client) and closes it at the end. Routes find ``app.state.settings``, ``.sessions``, ``.engine``,
+    ``.token_verifier`` and ``.stopping``, an event that ends streams. ``max_body_size`` (bytes) is the hard limit
+    of any body, default from the settings.
     """
 
     @asynccontextmanager
@@ -80,6 +84,7 @@ def create_app(
             if resources is not None:
                 await stack.enter_async_context(resources(app))
             app.state.checks["database"] = database_check(engine)
+            app.state.checks["process"] = not_stopping(app.state.stopping)
             log.info("api.started")
             yield
             log.info("api.stopping")
@@ -95,6 +100,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.checks = {}
+    app.state.stopping = asyncio.Event()
     add_problem_handlers(app)
     for router in routers:
         # On the routers and not on the app: there the refusal would go out round our middleware.
@@ -104,34 +110,64 @@ def create_app(
     app.router.routes.extend(health_routes(app.state.checks))
     app.add_middleware(SizeRefusals)
     headers = AnswerHeaders(settings.public_url)
-    app.add_middleware(RequestContext, headers, RequestLimits(settings))
+    app.add_middleware(RequestContext, headers, RequestLimits(settings), app.state.stopping)
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins, headers=headers)
     return app
 
 
 def run_api(app: FastAPI, settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then finishes the requests at hand within ``shutdown_grace`` seconds."""
+    """Serves until SIGTERM or SIGINT and, not ready any more and keeping no connection, ``drain_delay`` seconds on;
+    then finishes the requests at hand within ``shutdown_grace`` seconds."""
     configure_logs(
         service=settings.service, role="api", level=settings.log_level, as_json=settings.log_format == "json"
     )
     # uvicorn raises the signal again when it has finished; without this the clean end would be a death by signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    config = uvicorn.Config(
+        app,
+        host=settings.api_host,
+        port=settings.api_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace),
+        proxy_headers=False,
+        backlog=2048,
+        http=limited_server(settings),
+        ws="none",
+        timeout_keep_alive=settings.idle_timeout,
+    )
     with exported_traces(settings, "api"):
-        uvicorn.run(
-            app,
-            host=settings.api_host,
-            port=settings.api_port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(settings.shutdown_grace),
-            proxy_headers=False,
-            backlog=2048,
-            http=limited_server(settings),
-            ws="none",
-            timeout_keep_alive=settings.idle_timeout,
-        )
+        server = _DrainingServer(config, app.state.stopping, settings.drain_delay)
+        with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended by it
+            server.run()
+        if not server.started:
+            sys.exit(STARTUP_FAILURE)
+
+
+class _DrainingServer(uvicorn.Server):
+    """Serves on for ``delay`` seconds after it was told to stop. Told again, it stops at once.
+
+    Whoever balances the load needs that time to learn that it goes. A request sent to a closed door would fail.
+    """
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event, delay: float) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+        self._delay = delay
+        self._ends_at = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._stopping.is_set() or not self._delay:
+            super().handle_exit(sig, frame)
+        self._stopping.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stopping.is_set() and self._ends_at == math.inf:
+            log.info("api.draining", seconds=self._delay)
+            self._ends_at = time.monotonic() + self._delay
+        return await super().on_tick(counter) or time.monotonic() >= self._ends_at
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -154,10 +190,13 @@ class RequestContext:
     # Who asks these decides whether the process may go on: a busy one must say that it lives.
     _QUIET = ("/healthz/live", "/healthz/ready", "/metrics")
 
-    def __init__(self, app: ASGIApp, headers: AnswerHeaders, limits: RequestLimits) -> None:
+    def __init__(
+        self, app: ASGIApp, headers: AnswerHeaders, limits: RequestLimits, stopping: asyncio.Event
+    ) -> None:
         self._app = app
         self._headers = headers
         self._limits = limits
+        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -186,6 +225,8 @@ class RequestContext:
                 under_way.begins_its_answer()
                 answer = [header for header in message["headers"] if header[0] != b"x-request-id"]
                 answer.append((b"x-request-id", request_id.encode()))
+                if self._stopping.is_set():  # so that the client's next request finds another process
+                    answer.append((b"connection", b"close"))
                 message["headers"] = self._headers.completed(answer, scope["headers"])
             await send(message)
 

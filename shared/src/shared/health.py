@@ -33,6 +33,14 @@ def database_check(engine: AsyncEngine) -> Check:
     return check
 
 
+def not_stopping(stopping: asyncio.Event) -> Check:
+    async def check() -> None:
+        if stopping.is_set():
+            raise RuntimeError("draining")
+
+    return check
+
+
 def health_routes(checks: dict[str, Check]) -> list[Route]:
     """Routes ``/healthz/live``, ``/healthz/ready`` and ``/metrics``; ready names the checks that failed."""
 

@@ -53,7 +53,12 @@ class Settings(BaseSettings):
     idle_timeout: int = Field(
         default=30, description="For the next request of a connection; more than the gateway keeps one."
     )
-    shutdown_grace: float = 20.0
+    drain_delay: float = Field(
+        default=0.0,
+        description="How long an api that is told to stop takes requests still, until whoever balances the load "
+        "has learnt that it is not ready. 0 where there is but one.",
+    )
+    shutdown_grace: float = Field(default=20.0, description="For what is under way when a process stops.")
 
     token_issuer: str = "http://localhost/rostrum"  # noqa: S105 - a name, not a secret
     token_audience: str = "rostrum"  # noqa: S105 - a name, not a secret

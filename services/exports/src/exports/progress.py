@@ -65,6 +65,8 @@ async def follow(
 ) -> AsyncIterator[JobProgress]:
     """Where the job is now, then each change, until it has ended, the caller has left, or ten minutes are over.
 
+    It ends as well when the process is to stop: the caller, who asks again then, finds another.
+
     Looks by a short session of its own each time, so a follower holds no connection to the database.
     """
     shown: JobProgress | None = None
@@ -77,6 +79,8 @@ async def follow(
             yield now
             shown = now
         if now.state in (DONE, FAILED) or time.monotonic() > ends_at or await request.is_disconnected():
+            return
+        if request.app.state.stopping.is_set():
             return
         await asyncio.sleep(POLL_SECONDS)
 

@@ -9,7 +9,7 @@ import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.database import Sessions, new_engine, new_sessions
-from shared.health import database_check, serve_health
+from shared.health import database_check, not_stopping, serve_health
 from shared.jobs import declare_job_queue
 from shared.logs import configure_logs, get_logger
 from shared.messaging.consumer import Consumer, Subscription
@@ -48,12 +48,9 @@ async def _run(settings: Settings, subscriptions: Sequence[Subscription[Any]], c
     sessions = new_sessions(engine, bell)
     relay = Relay(settings, engine, declare_job_queue=lambda queue: declare_job_queue(settings, queue))
 
-    async def ready() -> None:
-        if stopping.is_set():
-            raise RuntimeError("draining")
-
+    checks = {"database": database_check(engine), "process": not_stopping(stopping)}
     try:
-        async with serve_health(settings, {"database": database_check(engine), "process": ready}):
+        async with serve_health(settings, checks):
             log.info("messenger.started")
             ringing = asyncio.create_task(bell.run())
             async with asyncio.TaskGroup() as group:
