@@ -25,6 +25,17 @@ SETTINGS: dict[str, type[Settings]] = {
 ROLES = [(service, role) for service, roles in SERVICES.items() for role in roles]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 EXAMPLE = (ROOT / "deploy" / "compose" / "env.example").read_text()
+NAMED = dict(re.findall(r"^#?([A-Z0-9_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+ROUTES = (ROOT / "deploy" / "gateway" / "dynamic.yml").read_text()
+# Nothing asks the other roles but probes, which have no limits.
+OF_APIS = {
+    "CORS_ORIGINS",
+    "MAX_REQUESTS_AT_ONCE",
+    "ANSWER_TIMEOUT",
+    "BODY_TIMEOUT",
+    "BODY_RATE",
+    "STALL_TIMEOUT",
+}
 PROJECT: dict[str, Any] = yaml.safe_load(TEXT)
 CONTAINERS: dict[str, dict[str, Any]] = PROJECT["services"]
 ONCE = {name for name in CONTAINERS if name.endswith(("-migrations", "-bucket")) or name == "provisioning"}
@@ -49,6 +60,42 @@ def test_each_role_of_the_local_cluster_is_a_container_that_waits_for_its_migrat
 def test_each_variable_of_a_role_is_one_of_its_settings(service: str, role: str) -> None:
     known = {name.upper() for name in SETTINGS[service].model_fields}
     assert set(CONTAINERS[f"{service}-{role}"]["environment"]) <= known
+
+
+@pytest.mark.parametrize(("service", "role"), ROLES)
+def test_a_setting_of_the_example_reaches_the_roles_that_read_it(service: str, role: str) -> None:
+    known = {name.upper() for name in SETTINGS[service].model_fields}
+    read = {name for name in NAMED if name in known and (role == "api" or name not in OF_APIS)}
+    assert {"LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT"} <= read
+    told = CONTAINERS[f"{service}-{role}"]["environment"]
+    assert {name for name in read if f"${{{name}:-" not in told.get(name, "")} == set()
+
+
+def test_a_limit_of_the_example_reaches_the_gateway() -> None:
+    limits = {name for name in re.findall(r'env "(\w+)"', ROUTES) if name in NAMED}
+    assert limits == {"RATE_LIMIT_AVERAGE", "RATE_LIMIT_BURST", "REQUESTS_AT_ONCE"}
+    assert {name for name in limits if CONTAINERS["gateway"]["environment"].get(name) != f"${{{name}:-}}"} == set()
+
+
+@pytest.mark.parametrize("name", sorted(OF_APIS | {"OTEL_EXPORTER_OTLP_ENDPOINT"}))
+def test_what_nobody_sets_is_as_it_is_without_containers(name: str) -> None:
+    for service, known in SETTINGS.items():
+        value = CONTAINERS[f"{service}-api"]["environment"][name]
+        (default,) = re.findall(rf"^\$\{{{name}:-(.*)\}}$", value)
+        settings = known.model_validate({name.lower(): default})
+        assert getattr(settings, name.lower()) == known.model_fields[name.lower()].default
+
+
+def test_the_example_shows_the_limits_that_hold() -> None:
+    of_gateway = dict(re.findall(r'env "(\w+)" \| default "(\d+)"', ROUTES))
+    of_apis = {
+        name: default
+        for name in OF_APIS
+        if isinstance(default := Settings.model_fields[name.lower()].default, int | float)
+    }
+    assert len(of_gateway) + len(of_apis) == 8
+    for name, default in {**of_gateway, **of_apis}.items():
+        assert float(NAMED[name]) == float(default), name
 
 
 @pytest.mark.parametrize(("service", "role"), ROLES)
@@ -104,6 +151,25 @@ def test_the_gateway_cannot_reach(server: str) -> None:
     assert not set(CONTAINERS["gateway"]["networks"]) & set(CONTAINERS[server]["networks"])
 
 
+def test_prometheus_is_on_a_network_with_all_that_it_asks() -> None:
+    asked = yaml.safe_load((ROOT / "deploy" / "observability" / "prometheus.yml").read_text())["scrape_configs"]
+    hosts = {
+        target.rpartition(":")[0] for job in asked for group in job["static_configs"] for target in group["targets"]
+    }
+    assert {f"{service}-{role}" for service, role in ROLES} < hosts
+    networks = set(CONTAINERS["prometheus"]["networks"])
+    assert {host for host in hosts if not networks & set(CONTAINERS[host]["networks"])} == set()
+
+
+def test_a_collector_as_the_readme_has_it_is_reached_by_all_roles() -> None:
+    readme = (ROOT / "deploy" / "compose" / "README.md").read_text()
+    (example,) = re.findall(r"```yaml\n(services:\n  collector:.*?)```", readme, re.DOTALL)
+    networks = set(yaml.safe_load(example)["services"]["collector"]["networks"])
+    roles = [f"{service}-{role}" for service, role in ROLES]
+    assert [name for name in roles if not networks & set(CONTAINERS[name]["networks"])] == []
+    assert NAMED["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
+
+
 @pytest.mark.parametrize(("service", "role"), ROLES)
 def test_a_role_knows_no_other_services_secrets(service: str, role: str) -> None:
     secrets = {name for name in re.findall(r"^(\w+)=generated$", EXAMPLE, re.MULTILINE) if "RABBITMQ" not in name}
@@ -127,14 +193,13 @@ def test_the_connections_that_roles_may_open_are_fewer_than_the_database_has() -
 
 def test_the_example_names_each_variable_and_no_other() -> None:
     used = set(re.findall(r"\$\{([A-Z0-9_]+)", TEXT))
-    named = set(re.findall(r"^#?([A-Z0-9_]+)=", EXAMPLE, re.MULTILINE))
-    assert used - named == {"ROSTRUM_REVISION"}, "this one is for whoever builds a release"
-    assert named <= used
+    assert used - set(NAMED) == {"ROSTRUM_REVISION"}, "this one is for whoever builds a release"
+    assert set(NAMED) <= used
 
 
 def test_the_route_to_files_has_no_middleware_that_the_other_routes_do_not_define() -> None:
     (route,) = yaml.safe_load((ROOT / "deploy" / "compose" / "files.yml").read_text())["http"]["routers"].values()
-    _, _, defined = (ROOT / "deploy" / "gateway" / "dynamic.yml").read_text().partition("\n  middlewares:\n")
+    _, _, defined = ROUTES.partition("\n  middlewares:\n")
     assert set(route["middlewares"]) <= set(re.findall(r"^    ([a-z-]+):$", defined, re.MULTILINE))
 
 
