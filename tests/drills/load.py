@@ -25,6 +25,7 @@ class Write:
     """One write and the last answer to it. ``unknown``: no answer came, or one that says nothing of the work (5xx).
 
     ``name`` is no other write's: it is how the audit finds the write in the database and in the messages.
+    ``failures`` counts the answers that are unknown, also those after which it was sent again.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Write:
     version: int | None = None
     answer: Answer = "unknown"
     status: int | None = None
+    failures: int = 0
     begun_at: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
 
@@ -45,6 +47,9 @@ class Book:
 
     def statuses(self) -> Counter[int | None]:
         return Counter(write.status for write in self.writes)
+
+    def failures(self) -> int:
+        return sum(write.failures for write in self.writes)
 
 
 @dataclass
@@ -174,6 +179,7 @@ class Load:
             answer = await self._client.request(method, path, json=body, headers={**self._headers(), **headers})
         write.seconds = time.monotonic() - begun_at
         is_first, write.status = write.status is None, answer.status_code if answer is not None else 0
+        write.failures += answer is None or answer.status_code >= 500
         if answer is not None and answer.is_success:
             write.answer = "accepted"
         elif answer is not None and answer.status_code < 500 and is_first:

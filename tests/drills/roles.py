@@ -130,10 +130,10 @@ class Role:
             return await self._running.process.wait()
 
 
-async def start_role(part: Part, environment: Mapping[str, str], folder: Path) -> Role:
-    """The part as a process that says it is ready."""
-    port = free_port()
-    log = folder / f"{part.module}-{port}.log"
+async def start_role(part: Part, environment: Mapping[str, str], folder: Path, port: int | None = None) -> Role:
+    """The part as a process that says it is ready, on a free port if on no certain one."""
+    port = port or free_port()
+    log = folder / f"{part.module}-{port}-{part.number}.log"
     ports = {"API_PORT": str(port), "HEALTH_PORT": str(port)}
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ import asyncpg
 import orjson
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.exceptions import ChannelNotFoundEntity
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -26,6 +27,7 @@ from events.settings import EventsSettings
 from shared.contracts.envelope import CONTENT_TYPE
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, declare_queue, queue_name
 from shared.provisioning import DATABASE, provision
+from shared.settings import Settings
 from shared.testing import AUDIENCE, ISSUER, TokenFactory
 from tests.drills import ledger
 from tests.drills.audit import Fact, State
@@ -79,6 +81,8 @@ class Stage:
         self._redelivered_before: dict[Role, int] = {}
         self._log_ends: dict[Path, int] = {}
         self._ledgers: list[Role] = []
+        # Of the roles that are started from now on.
+        self.settings: dict[str, str] = {}
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -100,13 +104,18 @@ class Stage:
 
     async def _make_tables(self) -> None:
         await provision(self.database.url(), dict.fromkeys(SERVICES, "secret"))
-        config = alembic.config.Config(ROOT / "services" / "events" / "alembic.ini")
-        config.attributes["settings"] = EventsSettings(database_url=SecretStr(self._database_url("events")))
-        await asyncio.to_thread(alembic.command.upgrade, config, "head")
+        await self.migrate(EventsSettings())
         engine = create_async_engine(self._database_url(ledger.SERVICE))
         async with engine.begin() as connection:
             await connection.run_sync(ledger.METADATA.create_all)
         await engine.dispose()
+
+    async def migrate(self, settings: Settings) -> None:
+        """Makes the tables of the service that these settings are of."""
+        url = SecretStr(self._database_url(settings.service))
+        config = alembic.config.Config(ROOT / "services" / settings.service / "alembic.ini")
+        config.attributes["settings"] = settings.model_copy(update={"database_url": url})
+        await asyncio.to_thread(alembic.command.upgrade, config, "head")
 
     async def _declare_queues(self) -> None:
         async with await self.broker.connect() as connection:
@@ -128,6 +137,7 @@ class Stage:
             "JWKS_URL": self._tokens.jwks_url,
             "TOKEN_ISSUER": ISSUER,
             "TOKEN_AUDIENCE": AUDIENCE,
+            **self.settings,
         }
 
     @property
@@ -141,12 +151,12 @@ class Stage:
         """Makes these the roles that run: a start takes seconds, so those that run already go on."""
         leaving = [part for part, role in self.roles.items() if part not in parts or not role.is_alive]
         await asyncio.gather(*(self.dismiss(part) for part in leaving))
-        missing = [part for part in parts if part not in self.roles]
+        missing = dict.fromkeys(part for part in parts if part not in self.roles)
         await asyncio.gather(*(self.start(part) for part in missing))
 
-    async def start(self, part: Part) -> Role:
+    async def start(self, part: Part, *, port: int | None = None) -> Role:
         """In the place of an earlier one of the same part, which has ended."""
-        role = await start_role(part, self._environment(part), self._folder)
+        role = await start_role(part, self._environment(part), self._folder, port)
         self.roles[part] = role
         if part.module == LEDGER.module:
             self._ledgers.append(role)
@@ -243,9 +253,20 @@ class Stage:
         )
         return not missing
 
-    async def count_unpublished(self) -> int:
-        rows = await self._fetch("SELECT count(*) FROM events.outbox WHERE published_at IS NULL")
+    async def count_unpublished(self, service: str = "events") -> int:
+        rows = await self._fetch(f'SELECT count(*) FROM "{service}".outbox WHERE published_at IS NULL')
         return int(rows[0][0])
+
+    async def count_dead(self, service: str) -> int:
+        """Its dead letters of both kinds: messages and hints to start a job."""
+        queues = [dead_letter_queue_name(service), f"{service}.jobs.XQ"]
+        count = 0
+        async with await self.broker.connect() as connection:
+            for queue in queues:
+                channel = await connection.channel()  # closed by asking for a queue that is not there
+                with suppress(ChannelNotFoundEntity):
+                    count += (await channel.get_queue(queue)).declaration_result.message_count or 0
+        return count
 
     async def count_waiting(self) -> int:
         return await self.broker.count_messages(queue_name(ledger.SERVICE))

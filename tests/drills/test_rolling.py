@@ -1,0 +1,172 @@
+"""Every role is replaced while there is load, as a roll-out does it: no request fails, and nothing is lost.
+
+Short, these are the roles of events, and the ledger. At full length they are those of all services, under all that
+visitors do.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from deploy.local.cluster import SERVICES
+from deploy.local.ports import free_port
+from exports.settings import ExportsSettings
+from media.settings import MediaSettings
+from shared.provisioning import provision
+from shared.testing import SIGNING_KEY, TokenFactory
+from tests.drills.drill import Drill, Report
+from tests.drills.front import Front
+from tests.drills.roles import Part
+from tests.drills.scale import FULL, scale_of_this_run
+from tests.drills.stage import API, LEDGER, MESSENGER, Stage
+from tests.drills.visitors import Visitors
+from tests.drills.waiting import within
+from tickets.settings import TicketsSettings
+
+# The gateway asks every second who is ready.
+DRAIN_DELAY = 3.0
+VISITS = 50.0  # a second, beside as many writes
+OTHERS = (TicketsSettings(), MediaSettings(), ExportsSettings())
+EVENTS_AND_LEDGER = (API, API.replica(2), MESSENGER, LEDGER)
+ALL_OTHERS = tuple(
+    Part(f"{settings.service}.{role}", number=number)
+    for settings in OTHERS
+    for role in SERVICES[settings.service]
+    for number in ((1, 2) if role == "api" else (1,))
+)
+
+RecordRow = Callable[[str, object], None]
+
+
+class RollOut:
+    """The roles that run, behind their front."""
+
+    def __init__(self, drill: Drill, front: Front) -> None:
+        self._stage = drill.stage
+        self._front = front
+        self._numbers = count(100)
+        self._spare_port: dict[str, int] = {}
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        ports: dict[str, list[int]] = {}
+        for part, role in self._stage.roles.items():
+            if part.module.endswith(".api"):
+                ports.setdefault(_service(part), []).append(_port(role.url))
+        self._spare_port = {service: free_port() for service in ports}
+        for service, its_ports in ports.items():
+            its_ports.append(self._spare_port[service])
+        async with self._front.open(ports):
+            yield
+
+    async def replace(self, parts: Sequence[Part]) -> None:
+        """One after another, as a Deployment does that may have one pod more and none less."""
+        for part in parts:
+            is_api = part.module.endswith(".api")
+            port = self._spare_port.pop(_service(part)) if is_api else None
+            await self._stage.start(part.replica(next(self._numbers)), port=port)
+            old = self._stage.roles[part]
+            assert await self._stage.stop(part) == 0, old.log_tail()
+            del self._stage.roles[part]
+            if is_api:
+                self._spare_port[_service(part)] = _port(old.url)
+
+
+def _service(part: Part) -> str:
+    return part.module.partition(".")[0]
+
+
+def _port(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port
+
+
+@pytest.fixture
+async def front(drill: Drill, tmp_path: Path) -> AsyncIterator[Front]:
+    """Roles that are started while it is there know of it."""
+    front = Front(tmp_path)
+    await drill.stage.cast()
+    drill.stage.settings = front.settings | {"DRAIN_DELAY": str(DRAIN_DELAY)}
+    yield front
+    drill.stage.settings = {}
+    await drill.stage.cast()
+
+
+async def test_replacing_every_role_fails_no_request_and_loses_nothing(drill: Drill, front: Front) -> None:
+    report = await roll(drill, front, EVENTS_AND_LEDGER)
+    assert report.findings == []
+    assert report.failures == 0
+
+
+@pytest.mark.twin("drain")
+async def test_without_the_drain_delay_requests_would_fail_though_nothing_is_lost(
+    drill: Drill, front: Front
+) -> None:
+    drill.stage.settings["DRAIN_DELAY"] = "0"
+    report = await roll(drill, front, EVENTS_AND_LEDGER[:1])
+    assert report.failures > 0
+    assert report.findings == []
+
+
+async def roll(drill: Drill, front: Front, parts: Sequence[Part]) -> Report:
+    await drill.begin(*EVENTS_AND_LEDGER)
+    roll_out = RollOut(drill, front)
+    async with roll_out.open():
+        async with drill.load(url=front.url) as load:
+            await load.go_on(drill.scale.calm)
+            await roll_out.replace(parts)
+            await load.go_on(drill.scale.calm)
+        return await drill.report()
+
+
+@pytest.mark.skipif(scale_of_this_run() is not FULL, reason="two minutes; `make drill` has it")
+async def test_replacing_every_role_of_all_services_fails_no_request_message_or_job(
+    drill: Drill, front: Front, tokens: TokenFactory, tmp_path: Path, record_property: RecordRow
+) -> None:
+    stage = drill.stage
+    for settings in OTHERS:
+        await provision(stage.database.url(), {settings.service: "secret"})
+        await stage.migrate(settings)
+    token = tmp_path / "token"
+    token.write_text(tokens.service("exports")["Authorization"].removeprefix("Bearer "))
+    stage.settings |= {
+        "SERVICE_TOKEN_FILE": str(token),
+        "STORAGE_FOLDER": str(tmp_path / "storage"),
+        "STORAGE_SIGNING_KEY": SIGNING_KEY,
+    }
+    parts = (*EVENTS_AND_LEDGER, *ALL_OTHERS)
+    await drill.begin(*parts)
+    roll_out = RollOut(drill, front)
+    async with roll_out.open():
+        begun_at, written = time.monotonic(), len(drill.book.writes)
+        async with (
+            drill.load(url=front.url) as load,
+            Visitors(front.url, stage.credentials, rate=VISITS) as visitors,
+        ):
+            await load.go_on(drill.scale.calm)
+            await roll_out.replace(parts)
+            await load.go_on(drill.scale.calm)
+        rate = (len(drill.book.writes) - written + visitors.answered) / (time.monotonic() - begun_at)
+        images, exports = await visitors.until_jobs_are_done()
+        report = await drill.report()
+        assert report.findings == []
+        assert report.failures == 0
+        assert visitors.failures == []
+        for service in SERVICES:
+            await within(20, partial(is_all_sent, stage, service))
+            assert await stage.count_dead(service) == 0
+    assert min(images, exports) > 0
+    row = {"replaced": len(parts), "requests/s": round(rate), "visits": visitors.answered}
+    row |= {"images": images, "exports": exports}
+    record_property("drill", report.row() | {name: str(number) for name, number in row.items()})
+
+
+async def is_all_sent(stage: Stage, service: str) -> bool:
+    return not await stage.count_unpublished(service)
