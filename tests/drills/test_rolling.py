@@ -16,30 +16,20 @@ import pytest
 
 from deploy.local.cluster import SERVICES
 from deploy.local.ports import free_port
-from exports.settings import ExportsSettings
-from media.settings import MediaSettings
-from shared.provisioning import provision
-from shared.testing import SIGNING_KEY, TokenFactory
+from shared.testing import TokenFactory
 from tests.drills.drill import Drill, Report
 from tests.drills.front import Front
 from tests.drills.roles import Part
 from tests.drills.scale import FULL, scale_of_this_run
+from tests.drills.services import OTHER_ROLES, prepare_other_services
 from tests.drills.stage import API, LEDGER, MESSENGER, Stage
 from tests.drills.visitors import Visitors
 from tests.drills.waiting import within
-from tickets.settings import TicketsSettings
 
 # The gateway asks every second who is ready.
 DRAIN_DELAY = 3.0
 VISITS = 50.0  # a second, beside as many writes
-OTHERS = (TicketsSettings(), MediaSettings(), ExportsSettings())
 EVENTS_AND_LEDGER = (API, API.replica(2), MESSENGER, LEDGER)
-ALL_OTHERS = tuple(
-    Part(f"{settings.service}.{role}", number=number)
-    for settings in OTHERS
-    for role in SERVICES[settings.service]
-    for number in ((1, 2) if role == "api" else (1,))
-)
 
 RecordRow = Callable[[str, object], None]
 
@@ -57,7 +47,7 @@ class RollOut:
     async def open(self) -> AsyncIterator[None]:
         ports: dict[str, list[int]] = {}
         for part, role in self._stage.roles.items():
-            if part.module.endswith(".api"):
+            if _is_api(part):
                 ports.setdefault(_service(part), []).append(_port(role.url))
         self._spare_port = {service: free_port() for service in ports}
         for service, its_ports in ports.items():
@@ -68,14 +58,17 @@ class RollOut:
     async def replace(self, parts: Sequence[Part]) -> None:
         """One after another, as a Deployment does that may have one pod more and none less."""
         for part in parts:
-            is_api = part.module.endswith(".api")
-            port = self._spare_port.pop(_service(part)) if is_api else None
+            port = self._spare_port.pop(_service(part)) if _is_api(part) else None
             await self._stage.start(part.replica(next(self._numbers)), port=port)
             old = self._stage.roles[part]
             assert await self._stage.stop(part) == 0, old.log_tail()
             del self._stage.roles[part]
-            if is_api:
+            if _is_api(part):
                 self._spare_port[_service(part)] = _port(old.url)
+
+
+def _is_api(part: Part) -> bool:
+    return part.module.endswith(".api")
 
 
 def _service(part: Part) -> str:
@@ -131,17 +124,9 @@ async def test_replacing_every_role_of_all_services_fails_no_request_message_or_
     drill: Drill, front: Front, tokens: TokenFactory, tmp_path: Path, record_property: RecordRow
 ) -> None:
     stage = drill.stage
-    for settings in OTHERS:
-        await provision(stage.database.url(), {settings.service: "secret"})
-        await stage.migrate(settings)
-    token = tmp_path / "token"
-    token.write_text(tokens.service("exports")["Authorization"].removeprefix("Bearer "))
-    stage.settings |= {
-        "SERVICE_TOKEN_FILE": str(token),
-        "STORAGE_FOLDER": str(tmp_path / "storage"),
-        "STORAGE_SIGNING_KEY": SIGNING_KEY,
-    }
-    parts = (*EVENTS_AND_LEDGER, *ALL_OTHERS)
+    await prepare_other_services(stage, tokens, tmp_path)
+    more_apis = [part.replica(2) for part in OTHER_ROLES if _is_api(part)]
+    parts = (*EVENTS_AND_LEDGER, *OTHER_ROLES, *more_apis)
     await drill.begin(*parts)
     roll_out = RollOut(drill, front)
     async with roll_out.open():
