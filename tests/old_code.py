@@ -1,0 +1,142 @@
+"""A service as it was before its newest migration, taken from git into a folder, with the migrations of today."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import alembic.config
+from alembic.script import ScriptDirectory
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 240
+
+
+class NoOldCode(Exception):
+    """Git can't tell what the code was before. Says why."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    passed: list[str]
+    failed: list[str]
+    loaded: list[Path]  # where the services' modules and those of shared came from
+    tail: str
+
+
+@dataclass(frozen=True)
+class OldCode:
+    service: str
+    commit: str
+    tree: Path
+
+    @property
+    def versions(self) -> Path:
+        return self.tree / "services" / self.service / "migrations" / "versions"
+
+    def run(self, tests: Sequence[str], *options: str, own_sources: bool = True) -> Outcome:
+        """Runs tests of the tree, beside the servers of this run. ``own_sources=False`` leaves out what makes
+        them test the tree's code and not the checkout's."""
+        told, log = self.tree / "told.json", self.tree / "log"
+        told.unlink(missing_ok=True)
+        sources = sorted(self.tree.glob("services/*/src")) if own_sources else []
+        path = [self.tree, *([self.tree / "shared" / "src"] if own_sources else []), *sources]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "WITNESS": str(told)}
+        command = [sys.executable, "-m", "pytest", "-p", "witness", "-p", "no:cacheprovider", "-q", "--tb=short"]
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                [*command, *options, *tests],
+                cwd=self.tree,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            try:
+                child.wait(PATIENCE)
+            finally:
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+        if not told.exists():
+            raise AssertionError(f"pytest ended with {child.returncode} and told nothing:\n{tail}")
+        seen = json.loads(told.read_text())
+        return Outcome(seen["passed"], seen["failed"], [Path(file) for file in seen["loaded"]], tail)
+
+    def own_schema(self) -> None:
+        """Goes back to the migrations of its own time."""
+        shutil.rmtree(self.versions)
+        _extract(self.commit, self.tree, self.versions.relative_to(self.tree))
+
+
+def newest_migration(service: str) -> tuple[str, Path]:
+    """The head's revision id, and its file."""
+    script = ScriptDirectory.from_config(alembic.config.Config(ROOT / "services" / service / "alembic.ini"))
+    head = script.get_revision("head")
+    assert head is not None
+    return head.revision, Path(head.path)
+
+
+def code_before(revision: str, versions: Path, root: Path = ROOT) -> str:
+    """The commit before the one that brought the revision; HEAD while none has.
+
+    Looks for the id and not for the file, which may have got another name since. Raises ``NoOldCode``.
+    """
+    if _git(root, "rev-parse", "--show-prefix"):
+        raise NoOldCode("this folder is no checkout of its own")
+    commits = _git(root, "log", "--format=%H", f"-S{revision}", "--", str(versions)).split()
+    if not commits:
+        return _git(root, "rev-parse", "HEAD")
+    try:
+        return _git(root, "rev-parse", "--verify", f"{commits[-1]}^")
+    except NoOldCode as error:
+        raise NoOldCode(
+            f"the history begins with revision {revision}; `git fetch --unshallow` gets more"
+        ) from error
+
+
+def take_old_code(service: str, folder: Path) -> OldCode:
+    """Lays out the old code in the folder, with the new migrations. Raises ``NoOldCode``."""
+    revision, file = newest_migration(service)
+    commit = code_before(revision, file.parent)
+    _extract(commit, folder)
+    old = OldCode(service, commit, folder)
+    if not old.versions.exists():
+        raise NoOldCode(f"there was no {service} before revision {revision}")
+    shutil.rmtree(old.versions)
+    shutil.copytree(file.parent, old.versions, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(Path(__file__).with_name("witness.py"), folder)
+    return old
+
+
+def _extract(commit: str, folder: Path, *parts: Path) -> None:
+    # A zip, since the safe way to unpack a tar is younger than Python 3.11.
+    command = ["git", "-C", str(ROOT), "archive", "--format=zip", "-1", commit, "--", *map(str, parts)]
+    content = subprocess.run(command, env=_environment(), capture_output=True, check=True, timeout=60).stdout
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(folder)
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    try:
+        done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError as error:
+        raise NoOldCode("git is not installed") from error
+    if done.returncode:
+        raise NoOldCode(done.stderr.strip() or f"git {words[0]} failed")
+    return done.stdout.strip()
+
+
+def _environment() -> dict[str, str]:
+    """Without what a git that runs us in a hook says of itself."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
