@@ -360,11 +360,23 @@ async def test_nonsense_after_a_request_takes_nothing_of_its_answer(scene: Scene
         assert await line.is_closed()
 
 
-async def test_nonsense_within_a_body_ends_the_connection(scene: Scene) -> None:
+async def test_nonsense_within_a_body_is_refused_and_ends_the_connection(scene: Scene) -> None:
+    chunked = request("/upload", "Transfer-Encoding: chunked", method="POST") + b"5\r\nfirst\r\n"
     async with serving(scene) as open_line, open_line() as line:
-        await line.send(request("/upload", "Transfer-Encoding: chunked", method="POST") + b"5\r\nfirst\r\n")
+        await line.send(chunked)
         await line.send(b"no length\r\n")
+        answer = await line.answer()
+        assert (answer.status, answer.code) == (400, "bad-request")
         assert await line.is_closed()
+
+
+async def test_nonsense_within_a_body_takes_nothing_of_the_answer_before(scene: Scene) -> None:
+    chunked = request("/upload", "Transfer-Encoding: chunked", method="POST")
+    async with serving(scene) as open_line, open_line() as line:
+        await line.send(request("/stream"))
+        await line.reader.readuntil(b"first")
+        await line.send(chunked + b"no length\r\n")
+        assert b"HTTP" not in await asyncio.wait_for(line.reader.read(), 20)
 
 
 async def test_a_request_to_change_the_protocol_is_answered_as_any_other(scene: Scene) -> None:

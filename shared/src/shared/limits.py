@@ -239,14 +239,17 @@ def limited_server(settings: Settings) -> type[HttpToolsProtocol]:
             status = refusal[0]
             log.info("request.cut", reason=refusal[1])
             if self._is_answering():
-                # Another answer is on its way, and this would get into the middle of it. When its own request is
-                # what can't be read, there is nobody to answer.
-                self._is_refused = self._is_message_whole
                 if self._is_message_whole:
+                    # Another answer is on its way, and this would get into the middle of it.
+                    self._is_refused = True
                     self.shutdown()
-                else:
+                    return
+                if self.pipeline or self.cycle.response_started:
                     self.transport.close()
-                return
+                    return
+                # What waits for the rest of this request is told that there is none, and says nothing more.
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             body = json.dumps(problem_document(*refusal)).encode()
             lines = (
                 f"HTTP/1.1 {status} {refusal[2]}",
