@@ -104,6 +104,11 @@ def test_a_role_may_take_its_time_to_stop(service: str, role: str) -> None:
     assert seconds(CONTAINERS[f"{service}-{role}"]["stop_grace_period"]) > wanted
 
 
+@pytest.mark.parametrize(("server", "measured"), [("postgres", 1), ("rabbitmq", 2), ("seaweedfs", 16)])
+def test_a_server_that_holds_data_is_not_killed_while_it_stops(server: str, measured: int) -> None:
+    assert seconds(CONTAINERS[server]["stop_grace_period"]) >= 2 * measured
+
+
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_no_container_has_rights_or_memory_without_end(name: str) -> None:
     container = CONTAINERS[name]
