@@ -38,6 +38,7 @@ from shared.database import Sessions, connection_settings, new_sessions
 from shared.logs import configure_test_logs
 from shared.messaging.outbox import OUTBOX
 from shared.settings import Settings
+from shared.testing_migrations import upgrade_in_steps
 
 ISSUER = "https://issuer.test/rostrum"
 AUDIENCE = "rostrum"
@@ -141,7 +142,8 @@ async def migrate(service: ServiceUnderTest, url: str, revision: str = "head") -
 
 
 async def check_migrations(service: ServiceUnderTest, databases: Databases) -> None:
-    """Fails unless the revisions lead from nothing to the models, one step back, and there again."""
+    """Fails unless the revisions lead from nothing to the models, one step back, and there again, and unless code
+    that is running bears each of them."""
     url = await databases.empty(f"{service.name}_migrations")
     connection = await asyncpg.connect(url.replace("+asyncpg", "", 1))
     await connection.execute(f'CREATE SCHEMA "{service.name}"')
@@ -152,7 +154,7 @@ async def check_migrations(service: ServiceUnderTest, databases: Databases) -> N
     async def run(command: Callable[..., object], *arguments: str) -> None:
         await asyncio.to_thread(command, config, *arguments)
 
-    await run(alembic.command.upgrade, "head")
+    await upgrade_in_steps(config)
     await run(alembic.command.check)
     await run(alembic.command.downgrade, "-1")
     await run(alembic.command.upgrade, "head")
