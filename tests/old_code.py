@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import zipfile
@@ -41,6 +40,10 @@ class OldCode:
     def versions(self) -> Path:
         return self.tree / "services" / self.service / "migrations" / "versions"
 
+    @property
+    def tests(self) -> Path:
+        return self.tree / "services" / self.service / "tests"
+
     def run(self, tests: Sequence[str], *options: str, own_sources: bool = True) -> Outcome:
         """Runs tests of the tree, beside the servers of this run. ``own_sources=False`` leaves out what makes
         them test the tree's code and not the checkout's."""
@@ -52,23 +55,18 @@ class OldCode:
         environment |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "WITNESS": str(told)}
         command = [sys.executable, "-m", "pytest", "-p", "witness", "-p", "no:cacheprovider", "-q", "--tb=short"]
         with log.open("wb") as output:
-            child = subprocess.Popen(
+            done = subprocess.run(
                 [*command, *options, *tests],
                 cwd=self.tree,
                 env=environment,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
+                timeout=PATIENCE,
+                check=False,
             )
-            try:
-                child.wait(PATIENCE)
-            finally:
-                if child.poll() is None:
-                    os.killpg(child.pid, signal.SIGKILL)
-                    child.wait()
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
         if not told.exists():
-            raise AssertionError(f"pytest ended with {child.returncode} and told nothing:\n{tail}")
+            raise AssertionError(f"pytest ended with {done.returncode} and told nothing:\n{tail}")
         seen = json.loads(told.read_text())
         return Outcome(seen["passed"], seen["failed"], [Path(file) for file in seen["loaded"]], tail)
 
