@@ -151,6 +151,31 @@ def test_only_the_gateway_and_grafana_have_a_port_and_a_way_out() -> None:
     ]
 
 
+def test_what_is_mounted_from_the_checkout_is_there() -> None:
+    places = [
+        volume for container in CONTAINERS.values() for volume in container.get("volumes", []) if volume[0] == "."
+    ]
+    # Docker makes an empty folder of what is missing, and the server fails on it.
+    assert [place for place in places if not (ROOT / place.split(":")[0]).exists()] == []
+    assert len(places) > 5
+
+
+def test_grafana_finds_its_dashboard_and_prometheus() -> None:
+    grafana = CONTAINERS["grafana"]
+    mounted = {target: ROOT / source for source, target, _ in (volume.split(":") for volume in grafana["volumes"])}
+    provisioning = mounted["/etc/grafana/provisioning"]  # where the image looks by itself
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "rostrum.yml").read_text())["providers"]
+    folder = mounted[provider["options"]["path"]]
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{provider['options']['path']}/rostrum.json"
+    assert (folder / "rostrum.json").is_file()
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    host, port = re.findall(r"^http://(\w+):(\d+)$", source["url"])[0]
+    assert set(CONTAINERS[host]["networks"]) & set(grafana["networks"])
+    assert port == "9090"  # Prometheus' own, unless it is told another
+    assert not any(option.startswith("--web.listen-address") for option in CONTAINERS[host]["command"])
+
+
 @pytest.mark.parametrize("server", ["postgres", "rabbitmq"])
 def test_the_gateway_cannot_reach(server: str) -> None:
     assert not set(CONTAINERS["gateway"]["networks"]) & set(CONTAINERS[server]["networks"])
