@@ -53,7 +53,9 @@ class OldCode:
         path = [self.tree, *([self.tree / "shared" / "src"] if own_sources else []), *sources]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         environment |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "WITNESS": str(told)}
-        command = [sys.executable, "-m", "pytest", "-p", "witness", "-p", "no:cacheprovider", "-q", "--tb=short"]
+        # Plain asserts: to rewrite those of a tree that is new each time takes as long as some of the tests.
+        plain = ("-p", "no:cacheprovider", "--assert=plain", "-q", "--tb=short")
+        command = [sys.executable, "-m", "pytest", "-p", "witness", *plain]
         with log.open("wb") as output:
             done = subprocess.run(
                 [*command, *options, *tests],
