@@ -34,6 +34,7 @@ from shared.messaging.topology import (
     queue_name,
 )
 from shared.settings import Settings
+from shared.testing import delete_queues
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,7 @@ async def bus(settings: Settings, connection: AbstractConnection) -> AsyncIterat
     await declare_queue(channel, settings.service, ["events.wall.painted.v1"])
     bus = Bus(settings.service, channel)
     yield bus
-    cleaning = await connection.channel()
-    for name in (bus.own, bus.dead, bus.parked):
-        await cleaning.queue_delete(name)
+    await delete_queues(await connection.channel(), settings.service)
 
 
 async def command(settings: Settings, *argv: str) -> None:

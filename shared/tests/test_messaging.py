@@ -27,7 +27,7 @@ from shared.messaging.outbox import INBOX, OUTBOX, Bell, MessageTooLarge
 from shared.messaging.relay import BUCKETS, Relay, prune
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
 from shared.settings import Settings
-from shared.testing import server
+from shared.testing import delete_queues, server
 
 
 def message_class(service: str, verb: str = "painted", version: int = 1) -> type[Message]:
@@ -46,9 +46,7 @@ def paint(kind: type[Message], color: str) -> Message:
 async def broker(settings: Settings) -> AsyncIterator[AbstractRobustConnection]:
     connection = await aio_pika.connect_robust(settings.rabbitmq_url.get_secret_value())
     yield connection
-    channel = await connection.channel()
-    for name in (queue_name(settings.service), dead_letter_queue_name(settings.service)):
-        await channel.queue_delete(name)
+    await delete_queues(await connection.channel(), settings.service)
     await connection.close()
 
 

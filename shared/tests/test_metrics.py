@@ -29,7 +29,7 @@ from shared.messaging.topology import (
 from shared.metrics import TARGET_LABELS, http_seconds, measured_loop
 from shared.problems import Conflict, Unavailable
 from shared.settings import Settings
-from shared.testing import TokenFactory
+from shared.testing import TokenFactory, delete_queues
 from shared.tokens import JwksSource, ServiceTokenAuth
 from shared.walltime import TZDATA_VERSION
 
@@ -228,6 +228,7 @@ async def test_a_messenger_tells_whether_it_consumes_and_what_lies_in_its_queues
     stopping.set()
     await consumer
     assert told()[0] == 0
+    await delete_queues(channel, settings.service)
     await broker.close()
 
 

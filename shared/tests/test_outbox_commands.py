@@ -24,8 +24,9 @@ from shared.messaging.consumer import Consumer, Subscription
 from shared.messaging.dead_letters import broker_of
 from shared.messaging.outbox import OUTBOX
 from shared.messaging.relay import BUCKETS, Relay
-from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
+from shared.messaging.topology import EXCHANGE, queue_name
 from shared.settings import Settings
+from shared.testing import delete_queues
 
 
 def message_class(service: str, verb: str = "painted") -> type[Message]:
@@ -40,9 +41,7 @@ def message_class(service: str, verb: str = "painted") -> type[Message]:
 async def connection(settings: Settings) -> AsyncIterator[AbstractConnection]:
     async with broker_of(settings) as connection:
         yield connection
-        channel = await connection.channel()
-        for name in (queue_name(settings.service), dead_letter_queue_name(settings.service)):
-            await channel.queue_delete(name)
+        await delete_queues(await connection.channel(), settings.service)
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from shared.messaging import outbox
 from shared.messaging.connection import connect
 from shared.messaging.consumer import Consumer, Subscription
 from shared.messaging.relay import Relay
-from shared.messaging.topology import dead_letter_queue_name, declare_queue, queue_name
+from shared.messaging.topology import declare_queue
 from shared.settings import Settings
+from shared.testing import delete_queues
 from shared.tracing import current_traceparent, spans_made_by
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -87,8 +88,7 @@ async def test_the_request_the_publishing_and_the_handling_of_a_message_are_one_
             await handled.wait()
         stopping.set()
         await asyncio.gather(*roles)
-        for name in (queue_name(settings.service), dead_letter_queue_name(settings.service)):
-            await channel.queue_delete(name)
+        await delete_queues(channel, settings.service)
 
     found = {span.name: span for span in spans.get_finished_spans()}
     request = found["POST /v1/walls/{wall}"]

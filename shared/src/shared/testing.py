@@ -19,6 +19,7 @@ import alembic.config
 import asyncpg
 import httpx
 import pytest
+from aio_pika.abc import AbstractChannel
 from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 from joserfc import jwt
@@ -37,6 +38,7 @@ from sqlalchemy.ext.asyncio import (
 from shared.database import Sessions, connection_settings, new_sessions
 from shared.logs import configure_test_logs
 from shared.messaging.outbox import OUTBOX
+from shared.messaging.topology import dead_letter_queue_name, parked_queue_name, queue_name
 from shared.settings import Settings
 from shared.testing_migrations import upgrade_in_steps
 
@@ -159,6 +161,12 @@ async def check_migrations(service: ServiceUnderTest, databases: Databases) -> N
     await run(alembic.command.downgrade, "-1")
     await run(alembic.command.upgrade, "head")
     await run(alembic.command.check)
+
+
+async def delete_queues(channel: AbstractChannel, service: str) -> None:
+    """Of messages: the server may be one that others use too."""
+    for name in (queue_name(service), dead_letter_queue_name(service), parked_queue_name(service)):
+        await channel.queue_delete(name)
 
 
 class TokenFactory:

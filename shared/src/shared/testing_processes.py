@@ -21,9 +21,17 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
-from shared.messaging.topology import dead_letter_queue_name, queue_name
 from shared.provisioning import provision
-from shared.testing import AUDIENCE, ISSUER, SIGNING_KEY, Databases, ServiceUnderTest, TokenFactory, server
+from shared.testing import (
+    AUDIENCE,
+    ISSUER,
+    SIGNING_KEY,
+    Databases,
+    ServiceUnderTest,
+    TokenFactory,
+    delete_queues,
+    server,
+)
 
 GATEWAY = "http://gateway.test"
 
@@ -126,7 +134,8 @@ async def environment(
     async with await aio_pika.connect(server("TEST_RABBITMQ_URL")) as broker:
         channel = await broker.channel()
         jobs = f"{name}.jobs"  # with dramatiq's own for delays and dead letters
-        for queue in (queue_name(name), dead_letter_queue_name(name), jobs, f"{jobs}.DQ", f"{jobs}.XQ"):
+        await delete_queues(channel, name)
+        for queue in (jobs, f"{jobs}.DQ", f"{jobs}.XQ"):
             await channel.queue_delete(queue)
     database = await asyncpg.connect(admin_url.replace("+asyncpg", "", 1), database=empty.database)
     await database.execute(f'DROP OWNED BY "{name}"')
