@@ -12,6 +12,7 @@ import pytest
 
 from shared.health import PROBE_TIMEOUT
 from shared.testing import TokenFactory
+from tests.drills.load import Book, Load
 from tests.drills.roles import Role
 from tests.drills.scale import scale_of_this_run
 from tests.drills.services import OTHER_ROLES, prepare_other_services
@@ -51,6 +52,8 @@ async def test_without_the_broker_every_role_lives_and_is_ready_as_writes_go_on_
     await stage.broker.stop()
     await live_through(roles, scale_of_this_run().outage)
     assert {status for status, _ in await readiness(roles)} == {200}
+    async with Load(stage.api_url, stage.credentials, Book(), rate=0) as load:
+        await load.create("one without a broker")
     await stage.broker.start()
 
 

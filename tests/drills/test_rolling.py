@@ -17,7 +17,7 @@ import pytest
 from deploy.local.cluster import SERVICES
 from deploy.local.ports import free_port
 from shared.testing import TokenFactory
-from tests.drills.drill import Drill, Report
+from tests.drills.drill import Drill
 from tests.drills.front import Front
 from tests.drills.roles import Part
 from tests.drills.scale import FULL, scale_of_this_run
@@ -55,16 +55,18 @@ class RollOut:
         async with self._front.open(ports):
             yield
 
-    async def replace(self, parts: Sequence[Part]) -> None:
-        """One after another, as a Deployment does that may have one pod more and none less."""
-        for part in parts:
+    async def replace(self, parts: Sequence[Part]) -> list[Part]:
+        """One after another, as a Deployment does that may have one pod more and none less; the new ones."""
+        fresh = [part.replica(next(self._numbers)) for part in parts]
+        for part, next_one in zip(parts, fresh, strict=True):
             port = self._spare_port.pop(_service(part)) if _is_api(part) else None
-            await self._stage.start(part.replica(next(self._numbers)), port=port)
+            await self._stage.start(next_one, port=port)
             old = self._stage.roles[part]
             assert await self._stage.stop(part) == 0, old.log_tail()
             del self._stage.roles[part]
             if _is_api(part):
                 self._spare_port[_service(part)] = _port(old.url)
+        return fresh
 
 
 def _is_api(part: Part) -> bool:
@@ -93,9 +95,16 @@ async def front(drill: Drill, tmp_path: Path) -> AsyncIterator[Front]:
 
 
 async def test_replacing_every_role_fails_no_request_and_loses_nothing(drill: Drill, front: Front) -> None:
-    report = await roll(drill, front, EVENTS_AND_LEDGER)
+    await drill.begin(*EVENTS_AND_LEDGER)
+    roll_out = RollOut(drill, front)
+    async with roll_out.open():
+        async with drill.load(url=front.url) as load:
+            await load.go_on(drill.scale.calm)
+            await roll_out.replace(EVENTS_AND_LEDGER)
+            await load.go_on(drill.scale.calm)
+        report = await drill.report()
     assert report.findings == []
-    assert report.failures == 0
+    assert (report.failures, report.accepted_share) == (0, 1)
 
 
 @pytest.mark.twin("drain")
@@ -103,20 +112,21 @@ async def test_without_the_drain_delay_requests_would_fail_though_nothing_is_los
     drill: Drill, front: Front
 ) -> None:
     drill.stage.settings["DRAIN_DELAY"] = "0"
-    report = await roll(drill, front, EVENTS_AND_LEDGER[:1])
-    assert report.failures > 0
-    assert report.findings == []
-
-
-async def roll(drill: Drill, front: Front, parts: Sequence[Part]) -> Report:
     await drill.begin(*EVENTS_AND_LEDGER)
     roll_out = RollOut(drill, front)
     async with roll_out.open():
         async with drill.load(url=front.url) as load:
             await load.go_on(drill.scale.calm)
-            await roll_out.replace(parts)
-            await load.go_on(drill.scale.calm)
-        return await drill.report()
+            apis = [API]
+            # The gateway may happen to ask in the very moment; not every time.
+            for _ in range(6):
+                apis = await roll_out.replace(apis)
+                await load.go_on(0.5)
+                if drill.book.failures():
+                    break
+        report = await drill.report()
+    assert report.failures > 0
+    assert report.findings == []
 
 
 @pytest.mark.skipif(scale_of_this_run() is not FULL, reason="two minutes; `make drill` has it")
@@ -142,7 +152,7 @@ async def test_replacing_every_role_of_all_services_fails_no_request_message_or_
         images, exports = await visitors.until_jobs_are_done()
         report = await drill.report()
         assert report.findings == []
-        assert report.failures == 0
+        assert (report.failures, report.accepted_share) == (0, 1)
         assert visitors.failures == []
         for service in SERVICES:
             await within(20, partial(is_all_sent, stage, service))

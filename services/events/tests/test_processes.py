@@ -81,11 +81,11 @@ async def test_api_and_messenger_serve_carry_messages_both_ways_and_stop_cleanly
         assert await api.stop() == 0, api.log.read_text()
 
 
-async def test_an_api_that_is_to_stop_says_so_and_serves_on_until_others_know(
+async def test_an_api_that_is_to_stop_says_so_and_serves_on_until_it_is_told_again(
     environment: dict[str, str], tokens: TokenFactory, tmp_path: Path
 ) -> None:
     async with (
-        running("events.api", environment | {"DRAIN_DELAY": "2"}, tmp_path) as api,
+        running("events.api", environment | {"DRAIN_DELAY": "60"}, tmp_path) as api,
         httpx.AsyncClient(base_url=api.url, headers=tokens.organizer()) as client,
         asyncio.timeout(30),
     ):
@@ -101,6 +101,7 @@ async def test_an_api_that_is_to_stop_says_so_and_serves_on_until_others_know(
         for _ in range(3):  # each on a connection of its own
             answer = await client.get("/v1/events")
             assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        api.process.terminate()
         assert await api.process.wait() == 0, api.log.read_text()
 
 
