@@ -32,6 +32,7 @@ WORKDIR /build
 # Nothing but what says which packages are needed: a change of code finds this stage as it was.
 COPY pyproject.toml uv.lock ./
 COPY shared/pyproject.toml shared/
+COPY shared/testkit/pyproject.toml shared/testkit/
 COPY services/events/pyproject.toml services/events/
 COPY services/tickets/pyproject.toml services/tickets/
 COPY services/media/pyproject.toml services/media/

@@ -202,7 +202,7 @@ bench: $(STAMP) ## Measure (ARGS= for one benchmark)
 # A service's own role on a throw-away server, so that autogenerate compares with what the migrations have made.
 IN_SCRATCH = env -u DATABASE_URL -u TEST_DATABASE_URL $(SERVERS) run --only database -- sh -ec ' \
 	address="$${TEST_DATABASE_URL\#\#*@}"; \
-	ADMIN_DATABASE_URL="$$TEST_DATABASE_URL" PROVISION="$(S):scratch" $(VENV)/python -m shared.provisioning; \
+	ADMIN_DATABASE_URL="$$TEST_DATABASE_URL" PROVISION="$(S):scratch" $(VENV)/python -m shared.database.provisioning; \
 	export DATABASE_URL="postgresql+asyncpg://$(S):scratch@$${address%%/*}/rostrum"; \
 	alembic() { $(VENV)/alembic -c services/$(S)/alembic.ini "$$@"; }; \
 	alembic upgrade head; \
@@ -234,7 +234,7 @@ FIND_PYTHON = for name in $(CURDIR)/$(VENV)/python python3 python3.15 python3.14
 OWN_UV := .state/tools/uv
 UV = $(or $(shell command -v uv),$(OWN_UV)/bin/uv)
 
-$(STAMP): uv.lock pyproject.toml shared/pyproject.toml $(wildcard services/*/pyproject.toml)
+$(STAMP): uv.lock pyproject.toml shared/pyproject.toml shared/testkit/pyproject.toml $(wildcard services/*/pyproject.toml)
 	@set -e; $(FIND_PYTHON); \
 	if ! command -v uv >/dev/null && ! test -x $(OWN_UV)/bin/uv; then \
 	  base=$$($$found -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'); \

@@ -48,9 +48,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from deploy.local.ports import free_port
 from shared.contracts.envelope import Heading
 from shared.contracts.events import EventPublishedV1
-from shared.database import SessionDep, new_engine, new_sessions
+from shared.database.engine import new_engine, new_sessions
+from shared.http.dependencies import SessionDep
+from shared.http.pagination import Page
 from shared.ids import new_id
-from shared.pagination import Page
 from tickets.events.handlers import on_event
 from tickets.models import EventCopy, Ticket
 from tickets.settings import TicketsSettings

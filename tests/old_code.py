@@ -50,7 +50,8 @@ class OldCode:
         told, log = self.tree / "told.json", self.tree / "log"
         told.unlink(missing_ok=True)
         sources = sorted(self.tree.glob("services/*/src")) if own_sources else []
-        path = [self.tree, *([self.tree / "shared" / "src"] if own_sources else []), *sources]
+        shared = [self.tree / "shared" / "src", self.tree / "shared" / "testkit" / "src"] if own_sources else []
+        path = [self.tree, *shared, *sources]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         environment |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "WITNESS": str(told)}
         # Plain asserts: to rewrite those of a tree that is new each time takes as long as some of the tests.

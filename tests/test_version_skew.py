@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.testing import server
+from testkit.plugin import server
 from tests.old_code import ROOT, NoOldCode, OldCode, Outcome, code_before, newest_migration, take_old_code
 
 # The main paths of each service, by HTTP and by handlers; without processes, refusals, and what takes long.

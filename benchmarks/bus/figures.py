@@ -29,13 +29,13 @@ from benchmarks.bus.scene import (
     wait_for_messages,
 )
 from shared.contracts.events import EventCreatedV1
-from shared.database import new_engine, new_sessions
+from shared.database.engine import new_engine
 from shared.ids import new_id
 from shared.messaging import outbox
-from shared.messaging.outbox import Bell
+from shared.messaging.commit_notifier import notifying_sessions
 from shared.messaging.topology import declare_queue
 from shared.settings import Settings
-from shared.testing_processes import running
+from testkit.processes import running
 
 T = TypeVar("T")
 
@@ -133,12 +133,10 @@ async def latency(scene: Scene) -> bool:
     """
     settings = Settings(service=scene.events["SERVICE"], database_url=SecretStr(scene.events["DATABASE_URL"]))
     engine = new_engine(settings, "bench")
-    bell = Bell(engine, settings.service)
-    ringing = asyncio.create_task(bell.run())
-    sessions = new_sessions(engine, bell)
     bare_log = scene.folder / "bare-consume.log"
     committed: dict[str, float] = {}
     async with (
+        notifying_sessions(engine, settings.service) as sessions,
         database_of(scene.events) as database,
         sink_of(scene, scene.events) as sink,
         running("events.messenger", scene.events, scene.folder),
@@ -164,7 +162,6 @@ async def latency(scene: Scene) -> bool:
         await bare.wait()
         await _until_logged(listener.log, "message.handled", LATENCY_WRITES)
         await database.execute("DROP TABLE effects")
-    ringing.cancel()
     await engine.dispose()
     bare_p50, bare_p99 = _percentiles(bare_log, committed)
     p50, p99 = _percentiles(listener.log, committed)

@@ -21,13 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from benchmarks.bus.messages import MeasuredV1, amqp_message
 from shared.contracts.envelope import Envelope, Heading
-from shared.database import new_engine, new_sessions
-from shared.logs import configure_logs, get_logger
+from shared.database.engine import new_engine, new_sessions
 from shared.messaging.consumer import PREFETCH, Consumer, Subscription
 from shared.messaging.outbox import OUTBOX
 from shared.messaging.relay import BATCH, Relay
 from shared.messaging.topology import declare_exchange
 from shared.settings import Settings
+from shared.telemetry.logs import configure_logs, get_logger
 
 log = get_logger(__name__)
 

@@ -23,10 +23,10 @@ from sqlalchemy.engine import make_url
 from benchmarks.bus.messages import MeasuredV1, amqp_message
 from events.settings import EventsSettings
 from shared.contracts.envelope import Envelope
+from shared.database.provisioning import provision
 from shared.messaging.topology import dead_letter_queue_name, declare_exchange, queue_name
-from shared.provisioning import provision
 from shared.settings import Settings
-from shared.testing import AUDIENCE, ISSUER, TokenFactory
+from testkit.plugin import AUDIENCE, ISSUER, TokenFactory
 from tickets.settings import TicketsSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -183,7 +183,7 @@ def _provisioning(cluster: Cluster) -> Process:
     passwords = ",".join(f"{service}:{cluster.secrets[f'database.{service}']}" for service in SERVICES)
     return Process(
         name="provisioning",
-        command=(sys.executable, "-m", "shared.provisioning"),
+        command=(sys.executable, "-m", "shared.database.provisioning"),
         env={**_PYTHON, "ADMIN_DATABASE_URL": cluster.admin_database_url, "PROVISION": passwords},
         cwd=cluster.root,
         once=True,

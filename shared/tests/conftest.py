@@ -6,12 +6,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
 
-from shared.database import COLUMN_TYPES, Sessions, new_engine, new_metadata, new_sessions
+from shared.database.engine import Sessions, new_engine, new_sessions
+from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.ids import new_id
-from shared.jobs import JobColumns
-from shared.messaging.outbox import Bell, messaging_tables
+from shared.jobs.rows import JobColumns
+from shared.messaging.outbox import messaging_tables
 from shared.settings import Settings
-from shared.testing import Databases, server
+from testkit.plugin import Databases, server
 
 
 class Base(DeclarativeBase):
@@ -50,13 +51,8 @@ async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture
-def bell(engine: AsyncEngine, settings: Settings) -> Bell:
-    return Bell(engine, settings.service)
-
-
-@pytest.fixture
-def sessions(engine: AsyncEngine, bell: Bell) -> Sessions:
-    return new_sessions(engine, bell)
+def sessions(engine: AsyncEngine) -> Sessions:
+    return new_sessions(engine)
 
 
 @pytest.fixture

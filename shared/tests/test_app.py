@@ -11,12 +11,13 @@ from pydantic import BaseModel, SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.app import create_app
-from shared.database import SessionDep
+from shared.auth.access import PUBLIC
+from shared.auth.verify import Principal
+from shared.http.app import new_app
+from shared.http.dependencies import SessionDep
 from shared.problems import Conflict
 from shared.settings import Settings
-from shared.testing import TokenFactory
-from shared.tokens import PUBLIC, Principal
+from testkit.plugin import TokenFactory
 
 PublicDep = Annotated[Principal | None, Depends(PUBLIC)]
 
@@ -47,7 +48,7 @@ async def app(settings: Settings, engine: AsyncEngine, tokens: TokenFactory) -> 
         await connection.execute(
             text("CREATE TABLE walls (color text, CONSTRAINT one UNIQUE (color) DEFERRABLE INITIALLY DEFERRED)")
         )
-    app = create_app(
+    app = new_app(
         settings.model_copy(update={"jwks_url": tokens.jwks_url}), [_router()], title="Probe", description=""
     )
     async with LifespanManager(app):
@@ -136,7 +137,7 @@ async def test_ready_falls_when_the_database_is_gone_and_live_does_not(
             "jwks_url": tokens.jwks_url,
         }
     )
-    app = create_app(gone, [_router()], title="Probe", description="")
+    app = new_app(gone, [_router()], title="Probe", description="")
     async with LifespanManager(app):
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://probe.test") as client:

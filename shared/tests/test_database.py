@@ -4,7 +4,7 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared import database
+from shared.database import engine as engine_module
 
 
 async def process_id(engine: AsyncEngine) -> int:
@@ -35,6 +35,6 @@ async def test_only_a_connection_that_was_idle_for_long_is_asked_whether_it_live
     for _ in range(3):
         await process_id(engine)
     assert asked == 0
-    monkeypatch.setattr(database, "TRUSTED_SECONDS", -1.0)
+    monkeypatch.setattr(engine_module, "TRUSTED_SECONDS", -1.0)
     await process_id(engine)
     assert asked == 1

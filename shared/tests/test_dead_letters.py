@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from shared.contracts.envelope import Heading, Message
-from shared.database import Sessions
+from shared.database.engine import Sessions
 from shared.ids import new_id
 from shared.messaging import dead_letters
 from shared.messaging.__main__ import main, new_parser
@@ -34,7 +34,7 @@ from shared.messaging.topology import (
     queue_name,
 )
 from shared.settings import Settings
-from shared.testing import delete_queues
+from testkit.plugin import delete_queues
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from shared.etags import PreconditionFailed, check_if_match, etag_of, is_not_modified
+from shared.http.etags import PreconditionFailed, check_if_match, etag_of, is_not_modified
 
 
 def test_the_tag_of_a_version_is_strong_and_quoted() -> None:

@@ -8,7 +8,7 @@ import pytest
 from fastapi import APIRouter, FastAPI, Response
 from pydantic import BaseModel, ValidationError
 
-from shared.app import create_app
+from shared.http.app import new_app
 from shared.settings import Settings
 
 DATA = "default-src 'none'; frame-ancestors 'none'"
@@ -40,7 +40,7 @@ def _app(**changes: object) -> FastAPI:
     async def bug() -> None:
         raise RuntimeError("secret of the wall")
 
-    return create_app(
+    return new_app(
         Settings.model_validate({"service": "probe", **changes}), [router], title="Probe", description=""
     )
 

@@ -12,18 +12,16 @@ from sqlalchemy import Column, Integer, Table, Text, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.schema import CreateSchema
 
-from shared.database import SessionDep, connection_settings, new_metadata, new_sessions
-from shared.idempotency import (
-    IDEMPOTENCY_KEYS,
-    OnceDep,
-    forget_expired_keys,
-    idempotency_table,
-    json_answer,
-)
-from shared.problems import Conflict, add_problem_handlers
+from shared.auth.verify import Principal
+from shared.database.engine import connection_settings, new_sessions
+from shared.database.idempotency import IDEMPOTENCY_KEYS, forget_expired_keys, idempotency_table
+from shared.database.tables import new_metadata
+from shared.http.dependencies import SessionDep
+from shared.http.idempotency import OnceDep, json_answer
+from shared.http.problems import add_problem_handlers
+from shared.problems import Conflict
 from shared.settings import Settings
-from shared.testing import Databases
-from shared.tokens import Principal
+from testkit.plugin import Databases
 
 METADATA = new_metadata()
 idempotency_table(METADATA)
@@ -185,8 +183,8 @@ async def test_a_key_belongs_to_organizer_subject_and_path(world: World) -> None
     first = world.principal
     for principal in (
         first,
-        replace(first, org="other"),
-        replace(first, org=None),
+        replace(first, organizer="other"),
+        replace(first, organizer=None),
         replace(first, subject="user:2"),
     ):
         world.principal = principal

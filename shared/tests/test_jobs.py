@@ -9,9 +9,12 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared import jobs
-from shared.database import Sessions
-from shared.jobs import JobColumns, Run, claim, declare_job_queue, enqueue, sweep
+from shared.database.engine import Sessions
+from shared.jobs import attempts, rows
+from shared.jobs.attempts import Run, claim
+from shared.jobs.requeue import sweep
+from shared.jobs.rows import JobColumns, enqueue
+from shared.messaging.job_queues import declare_job_queue
 from shared.messaging.outbox import OUTBOX
 from shared.messaging.relay import Relay
 from shared.problems import Invalid, Unavailable
@@ -93,7 +96,7 @@ async def test_an_attempt_that_lost_its_lease_can_not_write_any_more(
         async with claim(sessions, job_class, job_id) as quick:
             assert quick is not None
             await quick.progress("painting", 1, 2)
-            with pytest.raises(jobs.JobLost):
+            with pytest.raises(attempts.JobLost):
                 await slow.progress("painting", 2, 2)
             async with sessions.begin() as session:
                 await quick.finish(session)
@@ -116,7 +119,7 @@ async def test_a_part_that_is_down_postpones_the_job_and_counts_no_attempt(
     engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
 ) -> None:
     job_id = await enqueued(sessions, job_class)
-    for _ in range(jobs.MAX_ATTEMPTS + 1):
+    for _ in range(rows.MAX_ATTEMPTS + 1):
         async with claim(sessions, job_class, job_id) as run:
             assert run is not None
             raise Unavailable("The paint shop is closed.")
@@ -143,7 +146,7 @@ async def test_a_job_that_kills_every_worker_ends_as_failed(
     engine: AsyncEngine, sessions: Sessions, job_class: type[JobColumns]
 ) -> None:
     job_id = await enqueued(sessions, job_class)
-    for _ in range(jobs.MAX_ATTEMPTS):
+    for _ in range(rows.MAX_ATTEMPTS):
         async with claim(sessions, job_class, job_id) as run:
             assert isinstance(run, Run)  # and the process dies here, without a word
         await lose_the_lease(sessions, job_class, job_id)

@@ -13,8 +13,8 @@ import uvicorn
 from fastapi import APIRouter, Body, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
-from shared.app import create_app
-from shared.limits import limited_server
+from shared.http.app import new_app
+from shared.http.limits import limited_server
 from shared.settings import Settings
 
 HOST = "127.0.0.1"
@@ -81,7 +81,7 @@ class Scene:
 
             return StreamingResponse(bytes_for_ever())
 
-        return create_app(settings, [router], title="Probe", description="")
+        return new_app(settings, [router], title="Probe", description="")
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 _PREAMBLE = """
 import logging
-from shared.logs import configure_logs, get_logger
+from shared.telemetry.logs import configure_logs, get_logger
 configure_logs(service="probe", role="api")
 log = get_logger("probe.paint")
 """

@@ -18,16 +18,17 @@ from sqlalchemy import func, make_url, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from shared.contracts.envelope import Heading, Message
-from shared.database import Sessions
+from shared.database.engine import Sessions
 from shared.ids import new_id
 from shared.messaging import outbox
+from shared.messaging.commit_notifier import notifying_sessions
 from shared.messaging.connection import connect
 from shared.messaging.consumer import ATTEMPTS, Consumer, Subscription, handle_once
-from shared.messaging.outbox import INBOX, OUTBOX, Bell, MessageTooLarge
+from shared.messaging.outbox import INBOX, OUTBOX, MessageTooLarge
 from shared.messaging.relay import BUCKETS, Relay, prune
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
 from shared.settings import Settings
-from shared.testing import delete_queues, server
+from testkit.plugin import delete_queues, server
 
 
 def message_class(service: str, verb: str = "painted", version: int = 1) -> type[Message]:
@@ -138,18 +139,19 @@ async def test_messages_of_one_aggregate_leave_in_the_order_of_their_sequence(
         assert seqs == list(range(1, 31))
 
 
-async def test_a_ring_after_the_commit_wakes_the_relay_long_before_its_poll(
-    settings: Settings, engine: AsyncEngine, sessions: Sessions, bell: Bell, spy: AbstractQueue, monkeypatch: Any
+async def test_a_notification_after_the_commit_wakes_the_relay_long_before_its_poll(
+    settings: Settings, engine: AsyncEngine, spy: AbstractQueue, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("shared.messaging.relay.POLL_SECONDS", 60.0)
     painted = message_class(settings.service)
-    ringing = asyncio.create_task(bell.run())
-    async with running(relay_of(settings, engine)):
+    async with (
+        notifying_sessions(engine, settings.service) as sessions,
+        running(relay_of(settings, engine)),
+    ):
         for seq in range(1, 4):
             async with sessions.begin() as session:
                 await outbox.add(session, paint(painted, "red"), subject=UUID(int=7), seq=seq)
-            await take(spy, 1)  # times out unless the ring arrives
-    ringing.cancel()
+            await take(spy, 1)  # times out unless the notification arrives
 
 
 async def test_a_message_that_nobody_is_bound_to_does_not_stay_in_the_outbox(

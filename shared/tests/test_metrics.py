@@ -14,10 +14,13 @@ from prometheus_client.metrics import MetricWrapperBase
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import shared.metrics
+from shared.auth.keys import JwksSource
+from shared.auth.outgoing import ServiceTokenAuth
 from shared.contracts.envelope import Heading, Message
-from shared.database import Sessions, new_engine
-from shared.jobs import LEASE, JobColumns, claim, enqueue, sweep, verdict
+from shared.database.engine import Sessions, new_engine
+from shared.jobs.attempts import claim, verdict
+from shared.jobs.requeue import sweep
+from shared.jobs.rows import LEASE, JobColumns, enqueue
 from shared.messaging.connection import connect
 from shared.messaging.consumer import Consumer, Subscription
 from shared.messaging.topology import (
@@ -26,12 +29,12 @@ from shared.messaging.topology import (
     parked_queue_name,
     queue_name,
 )
-from shared.metrics import TARGET_LABELS, http_seconds, measured_loop
 from shared.problems import Conflict, Unavailable
 from shared.settings import Settings
-from shared.testing import TokenFactory, delete_queues
-from shared.tokens import JwksSource, ServiceTokenAuth
+from shared.telemetry import metrics
+from shared.telemetry.metrics import TARGET_LABELS, http_seconds, measured_loop
 from shared.walltime import TZDATA_VERSION
+from testkit.plugin import TokenFactory, delete_queues
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 
@@ -39,7 +42,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 def ours() -> dict[str, MetricWrapperBase]:
     """Each metric of the module by the name that queries use."""
     found = {}
-    for metric in vars(shared.metrics).values():
+    for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
             described = next(iter(metric.describe()))
             found[described.name + ("_total" if described.type == "counter" else "")] = metric
@@ -92,9 +95,9 @@ def test_the_process_tells_of_itself_and_of_its_disk() -> None:
 
 
 def test_a_folder_that_is_not_there_yet_is_measured_where_it_will_be(tmp_path: Path) -> None:
-    shared.metrics.watch_folder("probe", tmp_path / "later" / "on")
+    metrics.watch_folder("probe", tmp_path / "later" / "on")
     assert value("rostrum_disk_size_bytes", folder="probe") == value("rostrum_disk_size_bytes", folder="temporary")
-    for gauge in (shared.metrics.DISK_FREE_BYTES, shared.metrics.DISK_SIZE_BYTES):
+    for gauge in (metrics.DISK_FREE_BYTES, metrics.DISK_SIZE_BYTES):
         gauge.remove("probe")
 
 
@@ -261,4 +264,4 @@ def test_the_end_of_the_service_token_is_that_of_the_file_as_it_is_now(
         assert abs((ends() or 0) - time.time() - lifetime) < 60
     file.write_text("not a token")
     assert ends() == 0
-    shared.metrics.SERVICE_TOKEN_EXPIRES_AT.remove("probe.jwt")
+    metrics.SERVICE_TOKEN_EXPIRES_AT.remove("probe.jwt")

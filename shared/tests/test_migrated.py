@@ -8,13 +8,13 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from shared.migrated import is_migrated, wait_until_migrated
+from shared.database.migrated import is_migrated, wait_until_migrated
 from shared.settings import Settings
-from shared.testing import Databases
+from testkit.plugin import Databases
 
 ENV = """
-from shared.database import new_metadata
-from shared.migrations import run
+from shared.database.tables import new_metadata
+from shared.database.migrations import run
 from shared.settings import Settings
 run(Settings, new_metadata())
 """

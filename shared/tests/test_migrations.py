@@ -12,16 +12,16 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from shared.database import new_engine
-from shared.migrations import LossyRevision
-from shared.provisioning import provision
+from shared.database.engine import new_engine
+from shared.database.migrations import LossyRevision
+from shared.database.provisioning import provision
 from shared.settings import Settings
-from shared.testing import Databases, ServiceUnderTest, check_migrations, server
-from shared.testing_migrations import ContractingRevision, contractions, read_schema
+from testkit.migrations import ContractingRevision, contractions, read_schema
+from testkit.plugin import Databases, ServiceUnderTest, check_migrations, server
 
 MODELS = """
 import sqlalchemy as sa
-from shared.database import new_metadata
+from shared.database.tables import new_metadata
 metadata = new_metadata()
 sa.Table({table!r}, metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column({column!r}, sa.Text))
 """
@@ -29,7 +29,7 @@ sa.Table({table!r}, metadata, sa.Column("id", sa.Integer, primary_key=True), sa.
 ENV = """
 import runpy
 from pathlib import Path
-from shared.migrations import run
+from shared.database.migrations import run
 from shared.settings import Settings
 run(Settings, runpy.run_path(str(Path(__file__).parent / "models.py"))["metadata"])
 """

@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from shared.contracts.envelope import Heading, Message
-from shared.database import Sessions
+from shared.database.engine import Sessions
 from shared.ids import new_id
 from shared.messaging import outbox, outbox_history
 from shared.messaging.__main__ import main, new_parser
@@ -26,7 +26,7 @@ from shared.messaging.outbox import OUTBOX
 from shared.messaging.relay import BUCKETS, Relay
 from shared.messaging.topology import EXCHANGE, queue_name
 from shared.settings import Settings
-from shared.testing import delete_queues
+from testkit.plugin import delete_queues
 
 
 def message_class(service: str, verb: str = "painted") -> type[Message]:

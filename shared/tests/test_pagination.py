@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime
 
+from shared.database.keyset import MAX_CURSOR_SIZE, InvalidCursor, Keyset, PageRequest
+from shared.http.pagination import Page, PageDep, set_next_link
+from shared.http.problems import add_problem_handlers
 from shared.ids import new_id
-from shared.pagination import MAX_CURSOR_SIZE, InvalidCursor, Keyset, Page, PageDep, PageRequest, set_next_link
-from shared.problems import add_problem_handlers
-from shared.testing import Databases
+from testkit.plugin import Databases
 
 
 class Base(DeclarativeBase):

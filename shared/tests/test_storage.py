@@ -21,7 +21,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from shared.problems import Problem, TooLarge, add_problem_handlers
+from shared.http.downloads import download_router
+from shared.http.problems import add_problem_handlers
+from shared.problems import Problem, TooLarge
 from shared.settings import StorageSettings
 from shared.storage import (
     FileNotStored,
@@ -30,7 +32,6 @@ from shared.storage import (
     Storage,
     StorageKeyInvalid,
     StorageUnavailable,
-    download_router,
     open_storage,
 )
 from shared.storage.links import SigningKeys, content_disposition, verify_link

@@ -16,23 +16,11 @@ from fastapi import APIRouter, Depends, FastAPI
 from joserfc.jwk import OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
-from shared.problems import add_problem_handlers
-from shared.tokens import (
-    MAX_JWKS_SIZE,
-    PUBLIC,
-    UNDECLARED,
-    JwksSource,
-    KeysUnavailable,
-    Principal,
-    ServiceTokenAuth,
-    ServiceTokenUnreadable,
-    TokenVerifier,
-    Unauthenticated,
-    declared_access,
-    optional_principal,
-    requires,
-    service_only,
-)
+from shared.auth.access import PUBLIC, UNDECLARED, declared_access, optional_principal, requires, service_only
+from shared.auth.keys import MAX_JWKS_SIZE, JwksSource, KeysUnavailable
+from shared.auth.outgoing import ServiceTokenAuth, ServiceTokenUnreadable
+from shared.auth.verify import Principal, TokenVerifier, Unauthenticated
+from shared.http.problems import add_problem_handlers
 
 ISSUER = "https://login.example/realms/rostrum"
 AUDIENCE = "rostrum"
@@ -190,7 +178,7 @@ async def test_both_names_of_the_ed25519_algorithm_fit_a_key_that_declares_eithe
 ) -> None:
     issuer.publish(ED.as_dict(alg=declared, use="sig"))
     for alg in ("EdDSA", "Ed25519"):
-        assert (await verifier.verify(signed(claims(now), ED, alg=alg))).org == "fossasia"
+        assert (await verifier.verify(signed(claims(now), ED, alg=alg))).organizer == "fossasia"
 
 
 async def test_a_service_is_known_by_its_subject_and_scope(verifier: TokenVerifier, now: Clock) -> None:
@@ -584,7 +572,7 @@ def app(verifier: TokenVerifier) -> FastAPI:
 
     @inner.post("/events")
     async def create(principal: Annotated[Principal, Depends(requires("events:write"))]) -> str:
-        return f"{principal.subject} of {principal.org}"
+        return f"{principal.subject} of {principal.organizer}"
 
     @inner.get("/events")
     async def read(principal: Annotated[Principal | None, Depends(PUBLIC)]) -> str:

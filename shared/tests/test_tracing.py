@@ -15,9 +15,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, format_trace_id
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from shared.app import create_app
 from shared.contracts.envelope import Heading, Message
-from shared.database import SessionDep, Sessions
+from shared.database.engine import Sessions
+from shared.http.app import new_app
+from shared.http.dependencies import SessionDep
 from shared.ids import new_id
 from shared.messaging import outbox
 from shared.messaging.connection import connect
@@ -25,8 +26,8 @@ from shared.messaging.consumer import Consumer, Subscription
 from shared.messaging.relay import Relay
 from shared.messaging.topology import declare_queue
 from shared.settings import Settings
-from shared.testing import delete_queues
-from shared.tracing import current_traceparent, spans_made_by
+from shared.telemetry.traces import current_traceparent, spans_made_by
+from testkit.plugin import delete_queues
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -56,7 +57,7 @@ def app_of(settings: Settings, painted: type[Message]) -> FastAPI:
         await outbox.add(session, painted(organizer="acme"), subject=wall, seq=1)
         return current_traceparent()
 
-    return create_app(settings, [router], title="Probe", description="")
+    return new_app(settings, [router], title="Probe", description="")
 
 
 def client_of(app: FastAPI) -> httpx.AsyncClient:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from shared import walltime
+from shared.http.fields import WallTimeInput
 from shared.problems import Problem
 from shared.walltime import (
     TZDATA_VERSION,
@@ -25,7 +26,6 @@ from shared.walltime import (
     NonexistentTime,
     UnknownZone,
     WallTime,
-    WallTimeInput,
     at,
     canonical_zone,
     known_zones,
@@ -267,7 +267,7 @@ def test_every_reading_comes_back_unless_the_clock_skips_it(local: datetime, zon
     try:
         wall = resolve(local, zone, field="x", fold=0)
     except NonexistentTime as gap:
-        before, after = (resolve(text, zone, field="x") for text in gap.errors[0].model_dump()["alternatives"])
+        before, after = (resolve(text, zone, field="x") for text in gap.errors[0].as_json()["alternatives"])
         assert before.local < local < after.local
     else:
         assert at(wall.instant, zone) == wall

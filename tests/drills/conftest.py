@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.testing import TokenFactory
+from testkit.plugin import TokenFactory
 from tests.drills.drill import Drill
 from tests.drills.scale import scale_of_this_run
 from tests.drills.stage import Stage

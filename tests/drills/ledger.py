@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.contracts.envelope import Heading
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventFacts, EventPublishedV1, EventUnpublishedV1
-from shared.database import new_metadata
+from shared.database.tables import new_metadata
 from shared.messaging.consumer import Subscription
 from shared.messaging.messenger import run_messenger
 from shared.messaging.outbox import messaging_tables

@@ -15,7 +15,7 @@ import orjson
 import psutil
 
 from deploy.local.ports import free_port
-from shared.testing_processes import Running
+from testkit.processes import Running
 from tests.drills.waiting import within
 
 READY_TIMEOUT = 60.0

@@ -5,8 +5,8 @@ from pathlib import Path
 from deploy.local.cluster import SERVICES
 from exports.settings import ExportsSettings
 from media.settings import MediaSettings
-from shared.provisioning import provision
-from shared.testing import SIGNING_KEY, TokenFactory
+from shared.database.provisioning import provision
+from testkit.plugin import SIGNING_KEY, TokenFactory
 from tests.drills.roles import Part
 from tests.drills.stage import Stage
 from tickets.settings import TicketsSettings

@@ -25,10 +25,10 @@ from deploy.local.running import ROOT
 from events import messenger
 from events.settings import EventsSettings
 from shared.contracts.envelope import CONTENT_TYPE
+from shared.database.provisioning import DATABASE, provision
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, declare_queue, queue_name
-from shared.provisioning import DATABASE, provision
 from shared.settings import Settings
-from shared.testing import AUDIENCE, ISSUER, TokenFactory
+from testkit.plugin import AUDIENCE, ISSUER, TokenFactory
 from tests.drills import ledger
 from tests.drills.audit import Fact, State
 from tests.drills.proxy import Proxy

@@ -14,13 +14,13 @@ import pytest
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from shared import jobs
-from shared.database import Sessions, new_sessions
-from shared.jobs import MAX_ATTEMPTS
+from shared.database.engine import Sessions, new_sessions
+from shared.database.provisioning import DATABASE, provision
+from shared.jobs import rows
+from shared.jobs.rows import MAX_ATTEMPTS
 from shared.messaging import outbox
 from shared.messaging.outbox import OUTBOX
-from shared.provisioning import DATABASE, provision
-from shared.testing_processes import until
+from testkit.processes import until
 from tests.drills.roles import Part, Role, start_role
 from tests.drills.stage import Stage
 from tests.drills.workshop import ACTOR, LEASE, QUEUE, SERVICE, Base, Job, Result
@@ -67,7 +67,7 @@ class Workshop:
         async with self.sessions.begin() as session:
             enqueued = [Job(kills=kills) for _ in range(count)]
             for job in enqueued:
-                await jobs.enqueue(session, job, actor=ACTOR, queue=QUEUE)
+                await rows.enqueue(session, job, actor=ACTOR, queue=QUEUE)
                 for number in range(1, hints):
                     # With numbers that the sweep will not come to.
                     await outbox.add_job(session, ACTOR, queue=QUEUE, job_id=job.id, attempt=1000 + number)

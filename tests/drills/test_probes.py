@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.health import PROBE_TIMEOUT
-from shared.testing import TokenFactory
+from shared.telemetry.health import PROBE_TIMEOUT
+from testkit.plugin import TokenFactory
 from tests.drills.load import Book, Load
 from tests.drills.roles import Role
 from tests.drills.scale import scale_of_this_run

@@ -16,7 +16,7 @@ import pytest
 
 from deploy.local.cluster import SERVICES
 from deploy.local.ports import free_port
-from shared.testing import TokenFactory
+from testkit.plugin import TokenFactory
 from tests.drills.drill import Drill
 from tests.drills.front import Front
 from tests.drills.roles import Part

@@ -19,14 +19,16 @@ from sqlalchemy import BigInteger, Identity
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared import jobs
-from shared.database import COLUMN_TYPES, Sessions, new_metadata
+from shared.database.engine import Sessions
+from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.ids import new_id
-from shared.jobs import JobColumns, Run, claim
+from shared.jobs import requeue, rows
+from shared.jobs.attempts import Run, claim
+from shared.jobs.rows import JobColumns
+from shared.jobs.worker import open_database
 from shared.messaging import messenger
 from shared.messaging.outbox import messaging_tables
 from shared.settings import Settings
-from shared.worker import open_database
 from tests.drills.scale import FULL, scale_of_this_run
 
 SERVICE = "workshop"
@@ -109,8 +111,8 @@ async def _unguarded(self: Run, session: AsyncSession, **values: Any) -> None:
 
 
 def set_up() -> None:
-    jobs.LEASE = timedelta(seconds=LEASE)
-    jobs.HINT_PATIENCE = timedelta(seconds=LEASE / 4)
+    rows.LEASE = timedelta(seconds=LEASE)
+    rows.HINT_PATIENCE = timedelta(seconds=LEASE / 4)
     messenger.CHORE_SECONDS = 0.25
     if os.environ.get("DRILL_WITHOUT") in ("claim", "lease"):
         Run.guarded = _unguarded  # type: ignore[method-assign]
@@ -118,7 +120,7 @@ def set_up() -> None:
 
 if __name__ == "__main__":
     set_up()
-    sweep = partial(jobs.sweep, model=Job, actor=ACTOR, queue=QUEUE)
+    sweep = partial(requeue.sweep, model=Job, actor=ACTOR, queue=QUEUE)
     messenger.run_messenger(
         WorkshopSettings(), chores=[] if os.environ.get("DRILL_WITHOUT") == "sweep" else [sweep]
     )

@@ -106,7 +106,7 @@ def test_a_pod_is_given_the_time_that_it_takes_to_end(workload: Workload) -> Non
         # The relay ends its batch while the consumer ends its messages.
         assert grace >= max(serving / 2, PUBLISH_WINDOW + PUBLISH_TIMEOUT + GUARD_TIMEOUT) + 10
     else:
-        source = (ROOT / "shared" / "src" / "shared" / "worker.py").read_text()
+        source = (ROOT / "shared" / "src" / "shared" / "jobs" / "worker.py").read_text()
         [milliseconds] = re.findall(r'"--worker-shutdown-timeout", "(\d+)"', source)
         assert grace >= int(milliseconds) / 1000 + 10
 
@@ -122,7 +122,7 @@ def test_a_roll_out_takes_no_pod_before_another_is_ready(workload: Workload) -> 
 @every_deployment
 def test_a_pod_waits_for_its_schema_with_its_own_image(workload: Workload) -> None:
     [schema] = workload.pod["initContainers"]
-    assert schema["args"] == ["shared.migrated"]
+    assert schema["args"] == ["shared.database.migrated"]
     assert schema["image"] == workload.main["image"]
     assert workload.environment(schema)["SERVICE"] == workload.service
 

@@ -9,8 +9,8 @@ from deploy.local.cluster import SERVICES
 from exports.imports.service import JOB_QUEUE
 from media.images.service import job_queue
 from media.settings import MediaSettings
+from shared.jobs.worker import JOB_TIME_LIMIT_MS
 from shared.messaging.topology import queue_name
-from shared.worker import JOB_TIME_LIMIT_MS
 
 PRODUCTION = [name for name in OVERLAYS if name.startswith("production")]
 

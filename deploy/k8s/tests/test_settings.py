@@ -16,7 +16,7 @@ from deploy.k8s.tests.reading import (
 )
 from shared.settings import Settings, StorageSettings
 
-# Read by asyncpg itself; by shared.provisioning.
+# Read by asyncpg itself; by shared.database.provisioning.
 _OTHERS = {"PGSSLMODE", "PGSSLROOTCERT"}
 _OF_ROLE = {"provisioning": {"ADMIN_DATABASE_URL", "PROVISION"}}
 

@@ -110,7 +110,7 @@ def test_rules_and_dashboards_become_what_the_operators_read(
 
 
 def test_alerts_ask_for_metrics_that_exist() -> None:
-    importlib.import_module("shared.metrics")
+    importlib.import_module("shared.telemetry.metrics")
     known = {
         f"{metric.name}{suffix}"
         for metric in REGISTRY.collect()

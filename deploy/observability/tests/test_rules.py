@@ -9,10 +9,10 @@ import pytest
 from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-import shared.metrics
 from deploy.observability import queries
 from deploy.observability.prometheus import FOLDER, NotToBeHad, program
-from shared.metrics import TARGET_LABELS
+from shared.telemetry import metrics
+from shared.telemetry.metrics import TARGET_LABELS
 
 OPERATIONS = (FOLDER.parents[1] / "docs" / "operations.md").read_text()
 # What the processes tell by themselves, and what Prometheus makes.
@@ -23,7 +23,7 @@ SERVERS = re.compile(r"(rabbitmq|traefik|pg|cnpg|kubelet_volume_stats|node_files
 def known() -> dict[str, set[str]]:
     """Every series of ours with its labels."""
     found: dict[str, set[str]] = {}
-    for metric in vars(shared.metrics).values():
+    for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
             described = next(iter(metric.describe()))
             labels = set(metric._labelnames)

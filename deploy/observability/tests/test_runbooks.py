@@ -5,22 +5,22 @@ import re
 import asyncpg
 
 from deploy.observability.prometheus import FOLDER
-from events.api import create_events
+from events import api as events_api
 from events.settings import EventsSettings
-from exports.api import create_exports
+from exports import api as exports_api
 from exports.settings import ExportsSettings
-from media.api import create_media
+from media import api as media_api
 from media.settings import MediaSettings
-from shared.testing import Databases, ServiceUnderTest
-from tickets.api import create_tickets
+from testkit.plugin import Databases, ServiceUnderTest
+from tickets import api as tickets_api
 from tickets.settings import TicketsSettings
 
 ROOT = FOLDER.parents[1]
 SERVICES = [
-    ServiceUnderTest(EventsSettings, create_events, ROOT / "services" / "events"),
-    ServiceUnderTest(TicketsSettings, create_tickets, ROOT / "services" / "tickets"),
-    ServiceUnderTest(MediaSettings, create_media, ROOT / "services" / "media"),
-    ServiceUnderTest(ExportsSettings, create_exports, ROOT / "services" / "exports"),
+    ServiceUnderTest(EventsSettings, events_api.create_app, ROOT / "services" / "events"),
+    ServiceUnderTest(TicketsSettings, tickets_api.create_app, ROOT / "services" / "tickets"),
+    ServiceUnderTest(MediaSettings, media_api.create_app, ROOT / "services" / "media"),
+    ServiceUnderTest(ExportsSettings, exports_api.create_app, ROOT / "services" / "exports"),
 ]
 
 

@@ -1,5 +1,5 @@
 from events.models import Base
 from events.settings import EventsSettings
-from shared.migrations import run
+from shared.database.migrations import run
 
 run(EventsSettings, Base.metadata)

@@ -6,11 +6,11 @@ from uuid import UUID
 import httpx
 import pytest
 
-from events.api import create_events
+from events.api import create_app
 from events.settings import EventsSettings
 from shared.contracts.programme import Programme
 from shared.ids import new_id
-from shared.testing import ServiceUnderTest, TokenFactory
+from testkit.plugin import ServiceUnderTest, TokenFactory
 
 CreateEvent = Callable[..., Awaitable[dict[str, Any]]]
 ImportProgramme = Callable[..., Awaitable[UUID]]
@@ -18,7 +18,7 @@ ImportProgramme = Callable[..., Awaitable[UUID]]
 
 @pytest.fixture
 def service() -> ServiceUnderTest:
-    return ServiceUnderTest(EventsSettings, create_events, Path(__file__).parents[1])
+    return ServiceUnderTest(EventsSettings, create_app, Path(__file__).parents[1])
 
 
 @pytest.fixture

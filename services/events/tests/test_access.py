@@ -6,9 +6,9 @@ from uuid import UUID
 import httpx
 from fastapi import FastAPI
 
+from shared.auth.access import UNDECLARED, declared_access
 from shared.contracts.programme import Programme
-from shared.testing import TokenFactory
-from shared.tokens import UNDECLARED, declared_access
+from testkit.plugin import TokenFactory
 
 NOT_OURS = ("/healthz/live", "/healthz/ready", "/metrics", "/docs")
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.testing import Live, RecordedOutbox, TokenFactory
+from testkit.plugin import Live, RecordedOutbox, TokenFactory
 
 BERLIN = {
     "name": "Autumn days",

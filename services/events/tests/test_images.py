@@ -13,9 +13,9 @@ from events.models import ImageCopy
 from shared.contracts.envelope import Heading
 from shared.contracts.media import ImageProcessedV1
 from shared.contracts.programme import Programme
-from shared.database import Sessions
+from shared.database.engine import Sessions
 from shared.messaging.consumer import handle_once
-from shared.testing import TokenFactory
+from testkit.plugin import TokenFactory
 
 
 def processed(image_id: UUID, *, organizer: str = "acme", digest: str = "aa") -> ImageProcessedV1:

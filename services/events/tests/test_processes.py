@@ -9,8 +9,8 @@ import aio_pika
 import httpx
 
 from shared.messaging.topology import EXCHANGE, queue_name
-from shared.testing import TokenFactory
-from shared.testing_processes import running, until
+from testkit.plugin import TokenFactory
+from testkit.processes import running, until
 
 
 async def test_api_and_messenger_serve_carry_messages_both_ways_and_stop_cleanly(

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.contracts.programme import Programme
 from shared.ids import new_id
-from shared.testing import Live, RecordedOutbox, TokenFactory
+from testkit.plugin import Live, RecordedOutbox, TokenFactory
 
 
 def canonical(programme: Programme) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 from exports.models import Base
 from exports.settings import ExportsSettings
-from shared.migrations import run
+from shared.database.migrations import run
 
 run(ExportsSettings, Base.metadata)

@@ -25,13 +25,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from exports.api import create_exports
+from exports.api import create_app
 from exports.clients.calls import Neighbours, open_neighbours
 from exports.resources import Resources
 from exports.settings import ExportsSettings
+from shared.http.problems import MEDIA_TYPE
 from shared.ids import new_id
-from shared.problems import MEDIA_TYPE, problem_document
-from shared.testing import Live, ServiceUnderTest, TokenFactory
+from shared.problems import problem_document
+from testkit.plugin import Live, ServiceUnderTest, TokenFactory
 
 Members = dict[str, Any]
 
@@ -267,7 +268,7 @@ def service(storage_place: str, tokens: TokenFactory, tmp_path: Path) -> Service
         "media_url": "http://media.test",
         **(s3_settings() if storage_place == "s3" else {}),
     }
-    return ServiceUnderTest(ExportsSettings, create_exports, Path(__file__).parents[1], extra)
+    return ServiceUnderTest(ExportsSettings, create_app, Path(__file__).parents[1], extra)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from shared.testing import TokenFactory
-from shared.testing_processes import running
+from testkit.plugin import TokenFactory
+from testkit.processes import running
 
 
 async def test_a_follower_is_sent_away_cleanly_when_the_api_stops(

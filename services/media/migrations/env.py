@@ -1,5 +1,5 @@
 from media.models import Base
 from media.settings import MediaSettings
-from shared.migrations import run
+from shared.database.migrations import run
 
 run(MediaSettings, Base.metadata)

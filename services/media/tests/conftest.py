@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Picture
 from sqlalchemy import func, select
 
-from media.api import create_media
+from media.api import create_app
 from media.images.sandbox import Sandbox
 from media.images.tasks import Resources
 from media.models import Image
@@ -21,9 +21,9 @@ from media.settings import MediaSettings
 from shared.ids import new_id
 from shared.messaging.outbox import OUTBOX
 from shared.storage.transit import FILES_IN_TRANSIT
-from shared.testing import Live, ServiceUnderTest, TokenFactory
+from testkit.plugin import Live, ServiceUnderTest, TokenFactory
 
-MEDIA = ServiceUnderTest(MediaSettings, create_media, Path(__file__).parents[1])
+MEDIA = ServiceUnderTest(MediaSettings, create_app, Path(__file__).parents[1])
 
 
 @pytest.fixture

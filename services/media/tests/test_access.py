@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from shared.testing import Live, TokenFactory
-from shared.tokens import UNDECLARED, declared_access
+from shared.auth.access import UNDECLARED, declared_access
+from testkit.plugin import Live, TokenFactory
 
 OURS = ("/healthz/", "/metrics", "/docs")
 

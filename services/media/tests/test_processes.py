@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shared.testing import TokenFactory
-from shared.testing_processes import GATEWAY, running, until, until_gone
+from testkit.plugin import TokenFactory
+from testkit.processes import GATEWAY, running, until, until_gone
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-from shared.migrations import run
+from shared.database.migrations import run
 from tickets.models import Base
 from tickets.settings import TicketsSettings
 

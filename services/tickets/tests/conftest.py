@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.contracts.envelope import Heading
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventPublishedV1, EventUnpublishedV1
-from shared.database import Sessions
+from shared.database.engine import Sessions
 from shared.ids import new_id
-from shared.testing import ServiceUnderTest, TokenFactory
-from tickets.api import create_tickets
+from testkit.plugin import ServiceUnderTest, TokenFactory
+from tickets.api import create_app
 from tickets.events.handlers import on_event
 from tickets.settings import TicketsSettings
 from tickets.tickets.lists import TicketLists
@@ -51,7 +51,7 @@ class CreateTicket(Protocol):
 
 @pytest.fixture
 def service() -> ServiceUnderTest:
-    return ServiceUnderTest(TicketsSettings, create_tickets, Path(__file__).parents[1])
+    return ServiceUnderTest(TicketsSettings, create_app, Path(__file__).parents[1])
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from shared.auth.access import UNDECLARED, declared_access
 from shared.contracts.events import EventCreatedV1
 from shared.ids import new_id
-from shared.testing import TokenFactory
-from shared.tokens import UNDECLARED, declared_access
+from testkit.plugin import TokenFactory
 
 NOT_OURS = ("/healthz/live", "/healthz/ready", "/metrics", "/docs")
 

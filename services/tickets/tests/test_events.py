@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import select
 
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventPublishedV1, EventUnpublishedV1
-from shared.database import Sessions
-from shared.testing import RecordedOutbox, TokenFactory
+from shared.database.engine import Sessions
+from testkit.plugin import RecordedOutbox, TokenFactory
 from tickets.models import EventCopy
 
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.testing import Live, TokenFactory
+from testkit.plugin import Live, TokenFactory
 from tickets.tickets import repository
 from tickets.tickets.lists import ListUnavailable, TicketLists
 

@@ -8,7 +8,7 @@ import httpx
 from sqlalchemy import select
 
 from shared.messaging.outbox import OUTBOX
-from shared.testing import Live, RecordedOutbox, TokenFactory
+from testkit.plugin import Live, RecordedOutbox, TokenFactory
 from tickets.models import Ticket
 
 

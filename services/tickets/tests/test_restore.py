@@ -17,11 +17,11 @@ from sqlalchemy import select, text
 
 from shared.contracts.envelope import Heading
 from shared.contracts.events import EventPublishedV1
-from shared.database import Sessions
+from shared.database.engine import Sessions
 from shared.ids import new_id
 from shared.messaging.consumer import handle_once
 from shared.messaging.outbox import OUTBOX
-from shared.testing import Databases, Live, ServiceUnderTest, TokenFactory
+from testkit.plugin import Databases, Live, ServiceUnderTest, TokenFactory
 from tickets.events.handlers import SUBSCRIPTIONS
 from tickets.models import EventCopy
 

@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.testing import RecordedOutbox, TokenFactory
+from testkit.plugin import RecordedOutbox, TokenFactory
 from tickets.models import Ticket
 from tickets.tickets.rules import MAX_TICKETS
 from tickets.tickets.schemas import TicketRead

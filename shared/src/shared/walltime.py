@@ -15,11 +15,10 @@ import re
 import zoneinfo
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import tzdata  # type: ignore[import-untyped]  # a package of data files
-from pydantic import Field
 
 from shared.problems import Problem
 
@@ -33,21 +32,6 @@ TZDATA_VERSION: str = tzdata.IANA_VERSION
 """Release of the tz database that derives every instant, such as ``2026f``; stored beside what it derived."""
 
 MAX_LENGTH = 128  # the longest legal value is some 70 characters
-
-WallTimeInput: TypeAlias = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=MAX_LENGTH,
-        description=(
-            "A time at the venue: local (`2026-10-25T14:30`, read in the event's zone), with an offset (RFC 3339) "
-            "or with the event's zone in brackets (RFC 9557). A local time that the clock skips, or shows twice, "
-            "is refused with the alternatives."
-        ),
-        examples=["2026-10-25T14:30", "2026-10-25T14:30:00+01:00", "2026-10-25T14:30[Europe/Berlin]"],
-    ),
-]
-"""Bounded text for request models; the service that knows the event's zone calls ``resolve``."""
 
 
 class UnknownZone(Problem):
@@ -104,9 +88,6 @@ class WallTime:
         if offset is None or offset.seconds % 60:
             clock = self.instant.astimezone(timezone(_printed_offset(self.instant, place)))
         return clock.isoformat()
-
-
-# Zones
 
 
 @functools.cache
@@ -187,9 +168,6 @@ def _close_zones(name: str) -> list[str]:
     by_place = _zones_by_place()
     close = difflib.get_close_matches(_spelling(name), by_place, n=3, cutoff=0.7)
     return list(dict.fromkeys(by_place[spelling] for spelling in close))
-
-
-# Reading input
 
 
 def resolve(value: str | datetime, zone: str, *, field: str, fold: int | None = None) -> WallTime:
@@ -309,9 +287,6 @@ def _other_zone(given: str, wanted: str, field: str) -> InvalidTime:
         f"Give it in {wanted} or with an offset alone.",
         field=field,
     )
-
-
-# Readings and instants
 
 
 def at(instant: datetime, zone: str) -> WallTime:

@@ -4,25 +4,13 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from shared.tokens import PUBLIC, Principal, requires
+from shared.auth.access import organizer, reader
 
-# Dependencies are coroutines, also those that wait for nothing: FastAPI runs the others in threads.
-
-
-async def _reader(principal: Annotated[Principal | None, Depends(PUBLIC)]) -> str | None:
-    return principal.org if principal is not None and principal.has("events:read") else None
-
-
-Reader = Annotated[str | None, Depends(_reader)]
+Reader = Annotated[str | None, Depends(reader("events:read"))]
 """The organizer whose own, unpublished things may be shown; ``None`` for the public."""
 
 
-async def _organizer(principal: Annotated[Principal, Depends(requires("events:write"))]) -> str:
-    assert principal.org is not None  # noqa: S101 - `requires` has seen to it
-    return principal.org
-
-
-Organizer = Annotated[str, Depends(_organizer)]
+Organizer = Annotated[str, Depends(organizer("events:write"))]
 """The organizer whose things may be changed."""
 
 EventReference = Annotated[str, Path(description="The event's `id` or its `identifier`.", examples=["k3x9q0ab"])]

@@ -6,7 +6,8 @@ from events.events import router as events
 from events.programme import router as programme
 from events.settings import EventsSettings
 from events.timezones import router as timezones
-from shared.app import create_app, run_api
+from shared.http.app import new_app
+from shared.http.server import run_api
 
 DESCRIPTION = """\
 Events, their programme and their schedule, right in the event's own time zone.
@@ -17,8 +18,8 @@ Answers carry the offset of the event's zone. Published events are open to every
 """
 
 
-def create_events(settings: EventsSettings) -> FastAPI:
-    return create_app(
+def create_app(settings: EventsSettings) -> FastAPI:
+    return new_app(
         settings,
         routers=[events.router, programme.router, timezones.router, events.internal, programme.internal],
         title="Rostrum events",
@@ -28,4 +29,4 @@ def create_events(settings: EventsSettings) -> FastAPI:
 
 if __name__ == "__main__":
     settings = EventsSettings()
-    run_api(create_events(settings), settings)
+    run_api(create_app(settings), settings)

@@ -5,8 +5,8 @@ from typing import Any
 from events.images.handlers import on_image_processed
 from events.settings import EventsSettings
 from shared.contracts.media import ImageProcessedV1
-from shared.database import Sessions
-from shared.idempotency import forget_expired_keys
+from shared.database.engine import Sessions
+from shared.database.idempotency import forget_expired_keys
 from shared.messaging.consumer import Subscription
 from shared.messaging.messenger import run_messenger
 

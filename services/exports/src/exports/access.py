@@ -4,13 +4,9 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from shared.tokens import Principal, requires
+from shared.auth.access import requires
+from shared.auth.verify import OrganizerPrincipal
 
-ImportWriter = Annotated[Principal, Depends(requires("imports:write"))]
-ExportReader = Annotated[Principal, Depends(requires("exports:read"))]
-ExportWriter = Annotated[Principal, Depends(requires("exports:write"))]
-
-
-def organizer_of(principal: Principal) -> str:
-    assert principal.org is not None  # noqa: S101 - `requires` refuses tokens without one
-    return principal.org
+ImportWriter = Annotated[OrganizerPrincipal, Depends(requires("imports:write"))]
+ExportReader = Annotated[OrganizerPrincipal, Depends(requires("exports:read"))]
+ExportWriter = Annotated[OrganizerPrincipal, Depends(requires("exports:write"))]

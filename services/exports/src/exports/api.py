@@ -10,7 +10,8 @@ from exports.clients.calls import open_neighbours
 from exports.exports import router as exports
 from exports.imports import router as imports
 from exports.settings import ExportsSettings
-from shared.app import create_app, run_api
+from shared.http.app import new_app
+from shared.http.server import run_api
 from shared.storage import open_storage
 
 DESCRIPTION = """\
@@ -21,7 +22,7 @@ server-sent events, until `state` is `done` or `failed`.
 """
 
 
-def create_exports(settings: ExportsSettings) -> FastAPI:
+def create_app(settings: ExportsSettings) -> FastAPI:
     @asynccontextmanager
     async def with_storage_and_neighbours(app: FastAPI) -> AsyncIterator[None]:
         async with open_storage(settings) as storage, open_neighbours(settings) as neighbours:
@@ -31,7 +32,7 @@ def create_exports(settings: ExportsSettings) -> FastAPI:
             app.state.checks["storage"] = storage.check
             yield
 
-    return create_app(
+    return new_app(
         settings,
         routers=[imports.router, exports.files, exports.router],
         title="Rostrum exports",
@@ -42,4 +43,4 @@ def create_exports(settings: ExportsSettings) -> FastAPI:
 
 if __name__ == "__main__":
     settings = ExportsSettings()
-    run_api(create_exports(settings), settings)
+    run_api(create_app(settings), settings)

@@ -8,9 +8,9 @@ from exports.exports.service import RUN_EXPORT, discard_files
 from exports.imports.service import JOB_QUEUE, RUN_IMPORT, discard_archives
 from exports.models import Export, Import
 from exports.settings import ExportsSettings
-from shared.database import Sessions
-from shared.idempotency import forget_expired_keys
-from shared.jobs import sweep
+from shared.database.engine import Sessions
+from shared.database.idempotency import forget_expired_keys
+from shared.jobs.requeue import sweep
 from shared.messaging.consumer import Subscription
 from shared.messaging.messenger import Chore, run_messenger
 from shared.storage import open_storage

@@ -11,9 +11,10 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
-from shared.database import Sessions
-from shared.jobs import DONE, FAILED, JobColumns, Run
-from shared.problems import ProblemDocument
+from shared.database.engine import Sessions
+from shared.http.problems import ProblemDocument
+from shared.jobs.attempts import Run
+from shared.jobs.rows import DONE, FAILED, JobColumns
 
 POLL_SECONDS = 0.25
 STREAM_SECONDS = 600.0

@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exports.clients.calls import Neighbours, open_neighbours
 from exports.settings import ExportsSettings
-from shared.database import Sessions
+from shared.database.engine import Sessions
+from shared.jobs.worker import open_database
 from shared.storage import Storage, open_storage
-from shared.worker import open_database
 
 
 @dataclass(frozen=True)

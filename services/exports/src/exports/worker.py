@@ -11,7 +11,7 @@ from exports.imports.service import JOB_QUEUE, RUN_IMPORT
 from exports.imports.tasks import run_import
 from exports.resources import open_resources
 from exports.settings import ExportsSettings
-from shared.worker import new_worker_broker, run_worker
+from shared.jobs.worker import new_worker_broker, run_worker
 
 JOBS_AT_ONCE = 4
 

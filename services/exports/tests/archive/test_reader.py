@@ -321,7 +321,7 @@ def test_an_event_without_usable_times_is_refused(
     with pytest.raises(refusal) as raised:
         read_archive(zipped({"event": {**event, **changes}}))
     assert raised.value.status == 422
-    error = raised.value.errors[0].model_dump()
+    error = raised.value.errors[0].as_json()
     assert error["field"] == field
     if refusal in (NonexistentTime, AmbiguousTime):
         assert len(error["alternatives"]) == 2
@@ -465,7 +465,7 @@ def test_numbers_that_are_none_are_empty(zipped: Zipped) -> None:
 def test_broken_json_names_the_member_line_and_column(zipped: Zipped, event: dict[str, Any], member: str) -> None:
     with pytest.raises(MemberBroken) as refusal:
         read_archive(zipped({"event": event, member: b'[\n  {"id": 1\n   "name": 2}\n]'}))
-    error = refusal.value.errors[0].model_dump()
+    error = refusal.value.errors[0].as_json()
     assert (refusal.value.status, error["field"], error["line"], error["column"]) == (422, member, 3, 4)
     assert "line 3, column 4" in refusal.value.detail
 

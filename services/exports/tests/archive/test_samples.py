@@ -72,7 +72,7 @@ def test_a_sample_survives_writing_and_reading_without_loss(name: str, tmp_path:
 def test_the_sample_with_broken_json_is_refused_by_line() -> None:
     with pytest.raises(MemberBroken) as refusal:
         read_archive(SAMPLES / "FOSSASIASummit2011.zip")
-    error = refusal.value.errors[0].model_dump()
+    error = refusal.value.errors[0].as_json()
     assert (error["field"], error["line"], error["column"]) == ("session_types", 12, 5)
 
 

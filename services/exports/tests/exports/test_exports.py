@@ -28,7 +28,7 @@ from exports.resources import Resources
 from shared.ids import new_id
 from shared.messaging.outbox import OUTBOX
 from shared.storage import links
-from shared.testing import Live, TokenFactory
+from testkit.plugin import Live, TokenFactory
 
 LeftBehind = Callable[[], Awaitable[dict[str, int]]]
 Members = dict[str, Any]

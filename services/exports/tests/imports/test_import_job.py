@@ -15,7 +15,7 @@ from exports.imports.service import discard_archives
 from exports.imports.tasks import run_import
 from exports.models import Import
 from exports.resources import Resources
-from shared.testing import Live, TokenFactory
+from testkit.plugin import Live, TokenFactory
 
 Upload = Callable[..., Awaitable[httpx.Response]]
 LeftBehind = Callable[[], Awaitable[dict[str, int]]]

@@ -16,7 +16,7 @@ from sqlalchemy import insert, select, text
 from exports.models import Import
 from shared.messaging.outbox import OUTBOX
 from shared.storage.transit import FILES_IN_TRANSIT, discard_forgotten
-from shared.testing import Live, TokenFactory
+from testkit.plugin import Live, TokenFactory
 
 Upload = Callable[..., Awaitable[httpx.Response]]
 LeftBehind = Callable[[], Awaitable[dict[str, int]]]

@@ -8,11 +8,12 @@ from fastapi import FastAPI
 from media.images import internal
 from media.images.router import router as images
 from media.settings import MediaSettings
-from shared.app import create_app, run_api
+from shared.http.app import new_app
+from shared.http.server import run_api
 from shared.storage import open_storage
 
 
-def create_media(settings: MediaSettings) -> FastAPI:
+def create_app(settings: MediaSettings) -> FastAPI:
     @asynccontextmanager
     async def with_storage(app: FastAPI) -> AsyncIterator[None]:
         async with open_storage(settings) as storage:
@@ -20,7 +21,7 @@ def create_media(settings: MediaSettings) -> FastAPI:
             app.state.checks["storage"] = storage.check
             yield
 
-    return create_app(
+    return new_app(
         settings,
         routers=[images, internal.router],
         title="Rostrum media",
@@ -31,4 +32,4 @@ def create_media(settings: MediaSettings) -> FastAPI:
 
 if __name__ == "__main__":
     settings = MediaSettings()
-    run_api(create_media(settings), settings)
+    run_api(create_app(settings), settings)

@@ -6,9 +6,9 @@ from typing import Any
 from media.images.service import CONVERT_IMAGE, job_queue
 from media.models import Image
 from media.settings import MediaSettings
-from shared.database import Sessions
-from shared.idempotency import forget_expired_keys
-from shared.jobs import sweep
+from shared.database.engine import Sessions
+from shared.database.idempotency import forget_expired_keys
+from shared.jobs.requeue import sweep
 from shared.messaging.consumer import Subscription
 from shared.messaging.messenger import run_messenger
 from shared.storage.transit import discard_forgotten

@@ -7,9 +7,9 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger, Text, t
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
 from media.images.sizes import ImageKind
-from shared.database import COLUMN_TYPES, new_metadata
-from shared.idempotency import idempotency_table
-from shared.jobs import JobColumns
+from shared.database.idempotency import idempotency_table
+from shared.database.tables import COLUMN_TYPES, new_metadata
+from shared.jobs.rows import JobColumns
 from shared.messaging.outbox import messaging_tables
 from shared.storage.transit import transit_table
 

@@ -8,7 +8,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from media.images.service import CONVERT_IMAGE, job_queue
 from media.images.tasks import convert_image, open_resources
 from media.settings import MediaSettings
-from shared.worker import new_worker_broker, run_worker
+from shared.jobs.worker import new_worker_broker, run_worker
 
 
 def create_broker() -> RabbitmqBroker:

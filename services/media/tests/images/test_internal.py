@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from media.images.tasks import Resources, convert_image
 from media.models import Image
 from shared.ids import new_id
-from shared.testing import Live, TokenFactory
+from testkit.plugin import Live, TokenFactory
 
 Send = Callable[..., Awaitable[httpx.Response]]
 IMPORT = str(new_id())

@@ -15,11 +15,11 @@ from sqlalchemy import func, select, update
 from media.images.sandbox import Sandbox
 from media.images.tasks import Resources, convert_image
 from media.models import Image, ImageVariant
-from shared import jobs
+from shared.jobs import rows
 from shared.messaging.outbox import OUTBOX
 from shared.storage import Storage, StorageUnavailable, StoredFile
 from shared.storage.local import LocalStorage
-from shared.testing import Live, ServiceUnderTest, TokenFactory
+from testkit.plugin import Live, ServiceUnderTest, TokenFactory
 
 GATEWAY = "http://gateway.test"
 
@@ -224,7 +224,7 @@ async def test_a_storage_that_is_down_postpones_the_job_and_rejects_nothing(
     image_id = (await upload(png())).json()["id"]
     storage = resources.storage
     assert isinstance(storage, LocalStorage)
-    for _ in range(jobs.MAX_ATTEMPTS + 1):
+    for _ in range(rows.MAX_ATTEMPTS + 1):
         await convert_image(replace(resources, storage=OutOfReach(storage._folder, storage.keys)), UUID(image_id))
     assert (await read(live, tokens, image_id)).json()["state"] == "received"
 

@@ -15,7 +15,7 @@ from sqlalchemy import func, insert, select, text, update
 
 from media.models import Image
 from shared.storage.transit import FILES_IN_TRANSIT, TRANSIT_PATIENCE, discard_forgotten
-from shared.testing import Live, TokenFactory
+from testkit.plugin import Live, TokenFactory
 
 Check = Callable[[], Awaitable[None]]
 Post = Callable[..., Awaitable[httpx.Response]]

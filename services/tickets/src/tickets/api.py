@@ -6,15 +6,16 @@ from contextlib import asynccontextmanager
 import asyncpg
 from fastapi import FastAPI
 
-from shared.app import create_app, run_api
-from shared.database import connection_settings
+from shared.database.engine import connection_settings
+from shared.http.app import new_app
+from shared.http.server import run_api
 from tickets.settings import TicketsSettings
 from tickets.tickets import router as tickets
 from tickets.tickets.lists import TicketLists
 
 
-def create_tickets(settings: TicketsSettings) -> FastAPI:
-    app = create_app(
+def create_app(settings: TicketsSettings) -> FastAPI:
+    app = new_app(
         settings,
         routers=[tickets.router, tickets.internal],
         title="Rostrum tickets",
@@ -52,4 +53,4 @@ async def _nothing_to_reset(_: asyncpg.Connection) -> None:
 
 if __name__ == "__main__":
     settings = TicketsSettings()
-    run_api(create_tickets(settings), settings)
+    run_api(create_app(settings), settings)

@@ -1,7 +1,7 @@
 """Role 2: sends what the outbox holds and reacts to what other services say."""
 
-from shared.database import Sessions
-from shared.idempotency import forget_expired_keys
+from shared.database.engine import Sessions
+from shared.database.idempotency import forget_expired_keys
 from shared.messaging.messenger import run_messenger
 from tickets.events.handlers import SUBSCRIPTIONS
 from tickets.settings import TicketsSettings

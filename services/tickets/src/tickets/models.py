@@ -22,8 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.database import COLUMN_TYPES, new_metadata
-from shared.idempotency import idempotency_table
+from shared.database.idempotency import idempotency_table
+from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.ids import new_id
 from shared.messaging.outbox import messaging_tables
 

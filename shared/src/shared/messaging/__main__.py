@@ -29,8 +29,7 @@ from aio_pika.exceptions import AMQPError
 from pydantic import SecretStr, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared.database import new_engine
-from shared.logs import configure_logs, get_logger
+from shared.database.engine import new_engine
 from shared.messaging.dead_letters import (
     IDS_TOLD,
     Act,
@@ -53,6 +52,7 @@ from shared.messaging.outbox_history import Period, find_replayable, outbox_stat
 from shared.messaging.relay import KEEP_PUBLISHED
 from shared.messaging.topology import dead_letter_queue_name, parked_queue_name, queue_name
 from shared.settings import Settings
+from shared.telemetry.logs import configure_logs, get_logger
 
 log = get_logger("shared.messaging")
 

@@ -24,8 +24,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.contracts.envelope import Heading, Message
-from shared.database import Sessions
-from shared.logs import get_logger
+from shared.database.engine import Sessions
 from shared.messaging.connection import BROKER_TIMEOUT, connect, until_closed
 from shared.messaging.topology import (
     dead_letter_queue_name,
@@ -34,7 +33,9 @@ from shared.messaging.topology import (
     parked_queue_name,
     queue_name,
 )
-from shared.metrics import (
+from shared.settings import Settings
+from shared.telemetry.logs import get_logger
+from shared.telemetry.metrics import (
     CONSUMER_CONNECTED,
     CONSUMERS,
     DEAD_LETTERS,
@@ -44,8 +45,7 @@ from shared.metrics import (
     REDELIVERED,
     WAITING,
 )
-from shared.settings import Settings
-from shared.tracing import continued_trace
+from shared.telemetry.traces import continued_trace
 
 log = get_logger(__name__)
 

@@ -8,16 +8,16 @@ from typing import Any
 import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.database import Sessions, new_engine, new_sessions
-from shared.health import database_check, not_stopping, serve_health
-from shared.jobs import declare_job_queue
-from shared.logs import configure_logs, get_logger
+from shared.database.engine import Sessions, database_check, new_engine
+from shared.messaging.commit_notifier import notifying_sessions
 from shared.messaging.consumer import Consumer, Subscription
-from shared.messaging.outbox import Bell
+from shared.messaging.job_queues import declare_job_queue
 from shared.messaging.relay import Relay, measure_outbox, prune
-from shared.metrics import CHORE_FAILURES, CHORES_DONE_AT
 from shared.settings import Settings
-from shared.tracing import exported_traces
+from shared.telemetry.health import not_stopping, serve_health
+from shared.telemetry.logs import configure_logs, get_logger
+from shared.telemetry.metrics import CHORE_FAILURES, CHORES_DONE_AT
+from shared.telemetry.traces import exported_traces
 
 log = get_logger(__name__)
 
@@ -44,21 +44,17 @@ async def _run(settings: Settings, subscriptions: Sequence[Subscription[Any]], c
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     engine = new_engine(settings, "messenger")
-    bell = Bell(engine, settings.service)
-    sessions = new_sessions(engine, bell)
     relay = Relay(settings, engine, declare_job_queue=lambda queue: declare_job_queue(settings, queue))
 
     checks = {"database": database_check(engine), "process": not_stopping(stopping)}
     try:
-        async with serve_health(settings, checks):
+        async with serve_health(settings, checks), notifying_sessions(engine, settings.service) as sessions:
             log.info("messenger.started")
-            ringing = asyncio.create_task(bell.run())
             async with asyncio.TaskGroup() as group:
                 group.create_task(relay.run(stopping))
                 group.create_task(_do_chores(engine, sessions, chores, stopping))
                 if subscriptions:
                     group.create_task(Consumer(settings, sessions, subscriptions).run(stopping))
-            ringing.cancel()
     finally:
         await engine.dispose()
         log.info("messenger.stopped")

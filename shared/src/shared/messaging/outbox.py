@@ -4,7 +4,6 @@
 commit. Every service has the table in its own schema (see ``messaging_tables``).
 """
 
-import asyncio
 import json
 from typing import Any
 from uuid import UUID
@@ -21,18 +20,16 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
-    event,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.contracts.envelope import Message
 from shared.ids import new_id
-from shared.logs import get_logger
-from shared.tracing import current_traceparent
+from shared.telemetry.logs import get_logger
+from shared.telemetry.traces import current_traceparent
 
 log = get_logger(__name__)
 
@@ -72,7 +69,6 @@ INBOX = Table(
     Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     Index("ix_inbox_received_at", "received_at"),
 )
-
 
 # The newest message of each aggregate that was handled here. It outlives the inbox, whose rows are pruned.
 INBOX_POSITIONS = Table(
@@ -143,51 +139,3 @@ async def _insert(session: AsyncSession, **values: Any) -> UUID:
     await session.execute(_INSERT, {"id": row_id, "traceparent": current_traceparent(), **values})
     session.info["outbox_written"] = True
     return row_id
-
-
-class Bell:
-    """Wakes the messenger after a commit, so that a message need not wait for the next poll.
-
-    At most one NOTIFY goes out per ``QUIET`` seconds and process, and none inside a transaction: PostgreSQL
-    serialises the commits of transactions that notify.
-    """
-
-    QUIET = 0.02
-
-    def __init__(self, engine: AsyncEngine, service: str) -> None:
-        self._engine = engine
-        self._channel = channel_name(service)
-        self._rung = asyncio.Event()
-
-    def ring(self) -> None:
-        self._rung.set()
-
-    async def run(self) -> None:
-        while True:
-            await self._rung.wait()
-            self._rung.clear()
-            try:
-                async with self._engine.connect() as connection:
-                    await connection.execution_options(isolation_level="AUTOCOMMIT")
-                    await connection.execute(text(f"NOTIFY {self._channel}"))
-            except Exception as error:
-                # The messenger polls as well: a lost ring delays a message and loses nothing.
-                log.warning("outbox.bell_failed", error=str(error))
-            await asyncio.sleep(self.QUIET)
-
-
-def channel_name(service: str) -> str:
-    return f"outbox_{service}"
-
-
-@event.listens_for(Session, "after_commit")
-def _ring_after_commit(session: Session) -> None:
-    if session.info.pop("outbox_written", False):
-        bell: Bell | None = session.info.get("bell")
-        if bell is not None:
-            bell.ring()
-
-
-@event.listens_for(Session, "after_rollback")
-def _forget_after_rollback(session: Session) -> None:
-    session.info.pop("outbox_written", None)

@@ -30,14 +30,15 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.contracts.envelope import CONTENT_TYPE, encode
-from shared.database import connection_settings
-from shared.logs import get_logger
+from shared.database.engine import connection_settings
+from shared.messaging.commit_notifier import channel_name
 from shared.messaging.connection import BROKER_TIMEOUT, connect
-from shared.messaging.outbox import INBOX, OUTBOX, channel_name
+from shared.messaging.outbox import INBOX, OUTBOX
 from shared.messaging.topology import EXCHANGE, declare_exchange
-from shared.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_ROWS, PUBLISH_SECONDS, PUBLISHED, RELAY_BUCKETS
 from shared.settings import Settings
-from shared.tracing import is_exporting, span
+from shared.telemetry.logs import get_logger
+from shared.telemetry.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_ROWS, PUBLISH_SECONDS, PUBLISHED, RELAY_BUCKETS
+from shared.telemetry.traces import is_exporting, span
 
 log = get_logger(__name__)
 

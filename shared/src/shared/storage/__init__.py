@@ -6,12 +6,11 @@ Nothing is public: users get files through a service, or by links that are signe
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from shared.metrics import watch_folder
 from shared.settings import StorageSettings
-from shared.storage.downloads import download_router
 from shared.storage.interface import FileNotStored, Storage, StorageKeyInvalid, StorageUnavailable, StoredFile
 from shared.storage.links import LinkExpired, LinkInvalid, SigningKeys
 from shared.storage.local import LocalStorage
+from shared.telemetry.metrics import watch_folder
 
 __all__ = [
     "FileNotStored",
@@ -21,7 +20,6 @@ __all__ = [
     "StorageKeyInvalid",
     "StorageUnavailable",
     "StoredFile",
-    "download_router",
     "open_storage",
 ]
 

@@ -2,9 +2,9 @@
 
 import asyncio
 
-from shared.logs import configure_logs
 from shared.settings import StorageSettings
 from shared.storage import open_storage
+from shared.telemetry.logs import configure_logs
 
 
 async def prepare() -> None:

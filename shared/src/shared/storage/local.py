@@ -13,7 +13,6 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from shared.logs import get_logger
 from shared.storage.interface import (
     READ_SIZE,
     FileNotStored,
@@ -28,6 +27,7 @@ from shared.storage.interface import (
     in_thread,
 )
 from shared.storage.links import SigningKeys, sign_link
+from shared.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -13,7 +13,6 @@ import aiohttp
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from shared.logs import get_logger
 from shared.settings import StorageSettings
 from shared.storage.interface import (
     READ_SIZE,
@@ -28,6 +27,7 @@ from shared.storage.interface import (
     in_thread,
 )
 from shared.storage.links import content_disposition
+from shared.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -5,18 +5,16 @@ takes the key out. What ends in any other way, a rollback, a replayed request, a
 there for ``discard``, which runs at the end of the request or, for the rest, in the messenger's chore.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable
 from datetime import timedelta
-from typing import Annotated
 
-from fastapi import Depends, Request
 from sqlalchemy import Column, DateTime, Index, MetaData, Table, Text, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.database import Sessions
-from shared.logs import get_logger
+from shared.database.engine import Sessions
 from shared.settings import StorageSettings
 from shared.storage import Storage, StoredFile, open_storage
+from shared.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
@@ -93,17 +91,3 @@ async def discard_forgotten(sessions: Sessions, *, settings: StorageSettings) ->
         async with open_storage(settings) as storage:
             for key in keys:
                 await discard(sessions, storage, key)
-
-
-async def _files_of_request(request: Request) -> AsyncIterator[FilesInTransit]:
-    files = FilesInTransit(request.app.state.sessions, request.app.state.storage)
-    try:
-        yield files
-    except BaseException:
-        await files.settle(committed=False)
-        raise
-    await files.settle(committed=True)
-
-
-# To stand before ``SessionDep`` among a route's parameters: it then ends after the commit and sees it fail.
-FilesInTransitDep = Annotated[FilesInTransit, Depends(_files_of_request, scope="function")]

@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 from events.events.rules import IDENTIFIER_LENGTH, new_identifier
 from events.images.repository import copy_of
 from events.models import Event, ImageCopy
-from shared.pagination import Keyset, PageRequest
+from shared.database.keyset import Keyset, PageRequest
 
 PUBLISHED = "published"
 DRAFT = "draft"

@@ -9,11 +9,12 @@ from events.access import EventReference, Organizer, PublicUrl, Reader, fresh_he
 from events.events import service
 from events.events.schemas import EventCreate, EventFactsRead, EventRead, EventUpdate, State, event_read
 from events.fields import Line
-from shared.database import SessionDep
-from shared.etags import IfMatch, IfNoneMatch, is_not_modified
-from shared.idempotency import OnceDep, json_answer
-from shared.pagination import Page, PageDep, set_next_link
-from shared.tokens import Principal, requires, service_only
+from shared.auth.access import requires, service_only
+from shared.auth.verify import Principal
+from shared.http.dependencies import IfMatch, IfNoneMatch, SessionDep
+from shared.http.etags import is_not_modified
+from shared.http.idempotency import OnceDep, json_answer
+from shared.http.pagination import Page, PageDep, set_next_link
 
 router = APIRouter(tags=["events"])
 internal = APIRouter(

@@ -11,7 +11,7 @@ from events.fields import Fold, Latitude, Line, Longitude, Name, Prose, WebAddre
 from events.images.repository import image_addresses
 from events.models import Event
 from events.times import ends_of, starts_of
-from shared.walltime import WallTimeInput
+from shared.http.fields import WallTimeInput
 
 State: TypeAlias = Literal["draft", "published"]
 Privacy: TypeAlias = Literal["public", "private"]

@@ -14,9 +14,9 @@ from events.models import Event
 from events.programme.zone_change import move_sessions
 from events.times import time_columns
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventFacts, EventPublishedV1, EventUnpublishedV1
-from shared.etags import check_if_match, etag_of
+from shared.database.keyset import PageRequest
+from shared.http.etags import check_if_match, etag_of
 from shared.messaging import outbox
-from shared.pagination import PageRequest
 from shared.problems import NotFound
 
 _TIMES = {"timezone", "starts_at", "ends_at", "starts_fold", "ends_fold"}

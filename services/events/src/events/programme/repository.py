@@ -22,7 +22,7 @@ from events.models import (
     Track,
 )
 from events.programme.rules import LISTS, Rows, shown
-from shared.pagination import Keyset, PageRequest
+from shared.database.keyset import Keyset, PageRequest
 
 Plain = TypeVar("Plain", SocialLink, Track, Microlocation, SessionType)
 

@@ -31,13 +31,13 @@ from events.programme.schemas import (
     TrackRef,
 )
 from events.times import ends_of, starts_of
+from shared.auth.access import service_only
 from shared.contracts.programme import Programme
-from shared.database import SessionDep
-from shared.etags import IfNoneMatch, etag_of, is_not_modified
-from shared.idempotency import json_answer
-from shared.pagination import Page, PageDep, set_next_link
+from shared.http.dependencies import IfNoneMatch, SessionDep
+from shared.http.etags import etag_of, is_not_modified
+from shared.http.idempotency import json_answer
+from shared.http.pagination import Page, PageDep, set_next_link
 from shared.settings import MEBIBYTE
-from shared.tokens import service_only
 from shared.walltime import at
 
 MAX_PROGRAMME_SIZE = 64 * MEBIBYTE

@@ -2,8 +2,8 @@ from fastapi import APIRouter, Depends, Response
 
 from events.timezones import service
 from events.timezones.schemas import TimezoneList, TimezoneRead
+from shared.auth.access import PUBLIC
 from shared.problems import NotFound
-from shared.tokens import PUBLIC
 from shared.walltime import UnknownZone
 
 router = APIRouter(tags=["time zones"], dependencies=[Depends(PUBLIC)])

@@ -16,11 +16,12 @@ from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
 
 from exports.settings import ExportsSettings
-from shared.logs import get_logger
-from shared.problems import Problem, ProblemDocument, Unavailable
+from shared.auth.outgoing import ServiceTokenAuth
+from shared.http.problems import ProblemDocument
+from shared.problems import FieldError, Problem, Unavailable
 from shared.storage.interface import in_thread
-from shared.tokens import ServiceTokenAuth
-from shared.tracing import current_traceparent, span
+from shared.telemetry.logs import get_logger
+from shared.telemetry.traces import current_traceparent, span
 
 log = get_logger(__name__)
 
@@ -173,7 +174,8 @@ def _checked(response: httpx.Response) -> httpx.Response:
         (Problem,),
         {"status": response.status_code, "code": document.code, "title": document.title},
     )
-    raise refusal(document.detail, errors=document.errors)
+    errors = [FieldError(error.field, error.message, error.model_extra or {}) for error in document.errors]
+    raise refusal(document.detail, errors=errors)
 
 
 def _host(url: str) -> str:

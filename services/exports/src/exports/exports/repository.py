@@ -7,8 +7,8 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from exports.models import Export
-from shared.jobs import DONE, FAILED
-from shared.pagination import Keyset, PageRequest
+from shared.database.keyset import Keyset, PageRequest
+from shared.jobs.rows import DONE, FAILED
 
 NEWEST_FIRST = Keyset(Export.id, descending=True)
 BATCH = 20

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse
 
-from exports.access import ExportReader, ExportWriter, organizer_of
+from exports.access import ExportReader, ExportWriter
 from exports.clients.calls import Neighbours
 from exports.exports import service
 from exports.exports.rules import FILES_PATH
@@ -16,11 +16,12 @@ from exports.exports.schemas import ExportRead
 from exports.models import Export
 from exports.progress import JobProgress, follow
 from exports.settings import ExportsSettings
-from shared.database import SessionDep
-from shared.idempotency import OnceDep, json_answer
-from shared.pagination import Page, PageDep, set_next_link
-from shared.storage import Storage, download_router
-from shared.tokens import PUBLIC
+from shared.auth.access import PUBLIC
+from shared.http.dependencies import SessionDep
+from shared.http.downloads import download_router
+from shared.http.idempotency import OnceDep, json_answer
+from shared.http.pagination import Page, PageDep, set_next_link
+from shared.storage import Storage
 
 router = APIRouter(tags=["exports"])
 
@@ -33,7 +34,7 @@ PRIVATE = {"Cache-Control": "private, no-store"}
 
 
 async def _export_of_request(export_id: UUID, principal: ExportReader, session: SessionDep) -> Export:
-    return await service.get_export(session, export_id, organizer_of(principal))
+    return await service.get_export(session, export_id, principal.organizer)
 
 
 ExportDep = Annotated[Export, Depends(_export_of_request)]
@@ -49,7 +50,7 @@ ExportDep = Annotated[Export, Depends(_export_of_request)]
 async def create_export(
     request: Request, event_id: UUID, principal: ExportWriter, session: SessionDep, once: OnceDep
 ) -> Response:
-    organizer = organizer_of(principal)
+    organizer = principal.organizer
     # Before anything of the database is used, so that no connection is held during the call.
     event = await service.own_event(_neighbours(request), event_id, organizer)
 
@@ -75,7 +76,7 @@ async def list_exports(
     page: PageDep,
 ) -> Page[ExportRead]:
     exports, next_cursor = await service.list_exports(
-        session, _neighbours(request), event_id, organizer_of(principal), page
+        session, _neighbours(request), event_id, principal.organizer, page
     )
     set_next_link(request, response, next_cursor)
     response.headers.update(PRIVATE)

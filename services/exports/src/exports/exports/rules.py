@@ -6,7 +6,7 @@ from uuid import UUID
 
 from exports.models import Export
 from shared.contracts.programme import Programme
-from shared.jobs import DONE
+from shared.jobs.rows import DONE
 
 ZIP = "application/zip"
 FILES_PATH = "/v1/exports/files"

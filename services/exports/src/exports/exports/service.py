@@ -15,10 +15,10 @@ from exports.exports.schemas import ExportRead
 from exports.models import Export
 from exports.progress import JobRead
 from exports.settings import ExportsSettings
-from shared.database import Sessions
+from shared.database.engine import Sessions
+from shared.database.keyset import PageRequest
 from shared.ids import new_id
-from shared.jobs import DONE, enqueue
-from shared.pagination import PageRequest
+from shared.jobs.rows import DONE, enqueue
 from shared.problems import Conflict, NotFound, Problem
 from shared.storage import Storage, open_storage
 

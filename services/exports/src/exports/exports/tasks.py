@@ -24,10 +24,10 @@ from exports.models import Export
 from exports.progress import Pace
 from exports.resources import Resources
 from shared.contracts.programme import Programme
-from shared.jobs import claim
-from shared.logs import get_logger
-from shared.metrics import JOB_BYTES
+from shared.jobs.attempts import claim
 from shared.problems import Conflict, Problem
+from shared.telemetry.logs import get_logger
+from shared.telemetry.metrics import JOB_BYTES
 
 log = get_logger(__name__)
 

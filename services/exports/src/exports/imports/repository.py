@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 
 from exports.models import Import
-from shared.jobs import DONE, FAILED
-from shared.pagination import Keyset, PageRequest
+from shared.database.keyset import Keyset, PageRequest
+from shared.jobs.rows import DONE, FAILED
 
 NEWEST_FIRST = Keyset(Import.id, descending=True)
 BATCH = 20

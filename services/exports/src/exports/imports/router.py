@@ -7,18 +7,17 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.sse import EventSourceResponse
 
-from exports.access import ImportWriter, organizer_of
+from exports.access import ImportWriter
 from exports.imports import repository, service, uploads
 from exports.imports.schemas import ImportRead, ImportSummary
 from exports.models import Import
 from exports.progress import JobProgress, follow
 from exports.settings import ExportsSettings
-from shared.database import SessionDep
-from shared.etags import IfNoneMatch, etag_of, is_not_modified
-from shared.idempotency import OnceDep, json_answer
-from shared.pagination import Page, PageDep, set_next_link
-from shared.storage.transit import FilesInTransitDep
-from shared.uploads import FIELD
+from shared.http.dependencies import FilesInTransitDep, IfNoneMatch, SessionDep
+from shared.http.etags import etag_of, is_not_modified
+from shared.http.idempotency import OnceDep, json_answer
+from shared.http.pagination import Page, PageDep, set_next_link
+from shared.http.uploads import FIELD
 
 router = APIRouter(prefix="/v1/imports", tags=["imports"])
 
@@ -49,7 +48,7 @@ _FORM: dict[str, Any] = {
 
 
 async def _import_of_request(import_id: UUID, principal: ImportWriter, session: SessionDep) -> Import:
-    return await service.get_import(session, import_id, organizer_of(principal))
+    return await service.get_import(session, import_id, principal.organizer)
 
 
 ImportDep = Annotated[Import, Depends(_import_of_request)]
@@ -72,7 +71,7 @@ async def create_import(
     async with uploads.received(
         request, max_size=settings.max_archive_size, reading=request.app.state.reading
     ) as upload:
-        job, sha256 = await service.store_archive(files, upload, organizer=organizer_of(principal))
+        job, sha256 = await service.store_archive(files, upload, organizer=principal.organizer)
 
     async def work() -> Response:
         await service.add_import(session, files, job)
@@ -87,7 +86,7 @@ async def list_imports(
     request: Request, response: Response, principal: ImportWriter, session: SessionDep, page: PageDep
 ) -> Page[ImportSummary]:
     """Without the lines of their reports."""
-    imports, next_cursor = await repository.find_page(session, organizer_of(principal), page)
+    imports, next_cursor = await repository.find_page(session, principal.organizer, page)
     set_next_link(request, response, next_cursor)
     return Page(items=[ImportSummary.model_validate(job) for job in imports], next_cursor=next_cursor)
 

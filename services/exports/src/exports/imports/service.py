@@ -8,13 +8,13 @@ from exports.imports import repository
 from exports.imports.rules import archive_key
 from exports.models import Import
 from exports.settings import ExportsSettings
-from shared.database import Sessions
+from shared.database.engine import Sessions
+from shared.http.uploads import Upload
 from shared.ids import new_id
-from shared.jobs import enqueue
+from shared.jobs.rows import enqueue
 from shared.problems import NotFound
 from shared.storage import open_storage
 from shared.storage.transit import FilesInTransit
-from shared.uploads import Upload
 
 RUN_IMPORT = "exports.run_import"
 JOB_QUEUE = "exports.jobs"

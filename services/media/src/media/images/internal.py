@@ -15,11 +15,11 @@ from media.images.schemas import ImageState, ImageStates, ImportedImage, Organiz
 from media.images.sizes import ImageKind
 from media.models import Image
 from media.settings import MediaSettings
-from shared.database import SessionDep, Sessions
+from shared.auth.access import service_only
+from shared.database.engine import Sessions
+from shared.http.dependencies import FilesInTransitDep, SessionDep
 from shared.storage import Storage
-from shared.storage.transit import FilesInTransitDep
 from shared.texts import Storable
-from shared.tokens import service_only
 
 router = APIRouter(
     prefix="/internal/images", tags=["internal"], dependencies=[Depends(service_only())], include_in_schema=False

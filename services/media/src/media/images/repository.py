@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
 from media.models import Image
-from shared.pagination import Keyset, PageRequest
+from shared.database.keyset import Keyset, PageRequest
 
 NEWEST_FIRST = Keyset(Image.id, descending=True)  # ids rise with time
 

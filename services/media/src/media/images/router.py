@@ -11,19 +11,19 @@ from media.images.rules import name_and_digest, variant_key
 from media.images.schemas import ImageRead, etag
 from media.images.sizes import VARIANTS
 from media.settings import MediaSettings
-from shared.database import SessionDep
-from shared.etags import IfNoneMatch, etag_of, is_not_modified
-from shared.idempotency import OnceDep, json_answer
-from shared.pagination import Page, PageDep, set_next_link
+from shared.auth.access import PUBLIC, requires
+from shared.auth.verify import OrganizerPrincipal
+from shared.http.dependencies import FilesInTransitDep, IfNoneMatch, SessionDep
+from shared.http.etags import etag_of, is_not_modified
+from shared.http.idempotency import OnceDep, json_answer
+from shared.http.pagination import Page, PageDep, set_next_link
 from shared.problems import NotFound
 from shared.storage import FileNotStored, Storage
-from shared.storage.transit import FilesInTransitDep
-from shared.tokens import PUBLIC, Principal, requires
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
-Reader = Annotated[Principal, Depends(requires("media:read"))]
-Writer = Annotated[Principal, Depends(requires("media:write"))]
+Reader = Annotated[OrganizerPrincipal, Depends(requires("media:read"))]
+Writer = Annotated[OrganizerPrincipal, Depends(requires("media:write"))]
 
 # Uploads are counted where they are read: the framework's own refusal names neither the field nor the limit.
 COUNTED_BY_US = 1 << 40
@@ -68,7 +68,7 @@ async def upload_image(
 ) -> Response:
     settings = _settings(request)
     async with uploads.from_form(request, max_size=settings.max_image_size) as (upload, kind):
-        image = await service.store_original(files, upload, organizer=_organizer(principal), kind=kind)
+        image = await service.store_original(files, upload, organizer=principal.organizer, kind=kind)
 
     async def work() -> Response:
         await service.add_image(session, files, image, queue=service.job_queue(settings))
@@ -85,7 +85,7 @@ async def upload_image(
 async def list_images(
     request: Request, response: Response, principal: Reader, session: SessionDep, page: PageDep
 ) -> Page[ImageRead]:
-    images, next_cursor = await repository.find_page(session, _organizer(principal), page)
+    images, next_cursor = await repository.find_page(session, principal.organizer, page)
     set_next_link(request, response, next_cursor)
     public_url = _settings(request).public_url
     return Page(items=[ImageRead.of(image, public_url) for image in images], next_cursor=next_cursor)
@@ -95,7 +95,7 @@ async def list_images(
 async def read_image(
     request: Request, image_id: UUID, principal: Reader, session: SessionDep, if_none_match: IfNoneMatch = None
 ) -> Response:
-    image = await service.get_image(session, image_id, _organizer(principal))
+    image = await service.get_image(session, image_id, principal.organizer)
     headers = {"ETag": etag(image), "Cache-Control": "private, no-cache"}
     if is_not_modified(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -153,8 +153,3 @@ def _no_such_variant() -> NotFound:
 def _settings(request: Request) -> MediaSettings:
     settings: MediaSettings = request.app.state.settings
     return settings
-
-
-def _organizer(principal: Principal) -> str:
-    assert principal.org is not None  # noqa: S101 - `requires` refuses tokens without one
-    return principal.org

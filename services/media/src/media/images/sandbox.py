@@ -12,7 +12,7 @@ from pebble import ProcessExpired, ProcessFuture, concurrent
 from media.images.child import DecodingProcess, run_within
 from media.images.headers import Refused
 from media.images.inspection import FIELD, ImageTooCostly, as_problem
-from shared.logs import get_logger
+from shared.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

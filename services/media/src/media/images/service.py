@@ -12,7 +12,7 @@ from media.images.sizes import ImageKind
 from media.images.uploads import ImageUpload
 from media.models import Image
 from shared.ids import new_id
-from shared.jobs import enqueue
+from shared.jobs.rows import enqueue
 from shared.problems import NotFound
 from shared.settings import Settings
 from shared.storage.transit import FilesInTransit

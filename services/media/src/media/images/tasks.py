@@ -21,14 +21,14 @@ from media.models import Image, ImageVariant
 from media.settings import MediaSettings
 from shared.contracts.media import ImageProcessedV1
 from shared.contracts.media import ImageVariant as VariantOfMessage
-from shared.database import Sessions
-from shared.jobs import claim
-from shared.logs import get_logger
+from shared.database.engine import Sessions
+from shared.jobs.attempts import claim
+from shared.jobs.worker import open_database
 from shared.messaging import outbox
-from shared.metrics import JOB_BYTES
 from shared.storage import Storage, open_storage
 from shared.storage.interface import in_thread
-from shared.worker import open_database
+from shared.telemetry.logs import get_logger
+from shared.telemetry.metrics import JOB_BYTES
 
 log = get_logger(__name__)
 

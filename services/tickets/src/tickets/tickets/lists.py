@@ -6,8 +6,8 @@ from uuid import UUID
 
 import asyncpg
 
-from shared.logs import get_logger
 from shared.problems import Unavailable
+from shared.telemetry.logs import get_logger
 from tickets.tickets import repository
 from tickets.tickets.repository import Connection, ShownTickets
 

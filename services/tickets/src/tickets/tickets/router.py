@@ -7,12 +7,13 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.routing import APIRoute
 
-from shared.database import SessionDep
-from shared.etags import IfMatch, IfNoneMatch, etag_of, is_not_modified
-from shared.idempotency import OnceDep
-from shared.pagination import Page
+from shared.auth.access import PUBLIC, requires, service_only
+from shared.auth.verify import Principal
+from shared.http.dependencies import IfMatch, IfNoneMatch, SessionDep
+from shared.http.etags import etag_of, is_not_modified
+from shared.http.idempotency import OnceDep
+from shared.http.pagination import Page
 from shared.problems import Invalid
-from shared.tokens import PUBLIC, Principal, requires, service_only
 from tickets.access import EventReference, Organizer, Reader, reader_of
 from tickets.tickets import service
 from tickets.tickets.lists import TicketLists

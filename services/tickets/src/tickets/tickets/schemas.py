@@ -5,8 +5,8 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from shared.http.fields import WallTimeInput
 from shared.texts import Storable
-from shared.walltime import WallTimeInput
 from tickets.tickets.rules import MAX_TICKETS
 
 MAX_AMOUNT = 10**12

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.contracts.tickets import TicketChangedV1, TicketCreatedV1
-from shared.etags import check_if_match, etag_of
+from shared.http.etags import check_if_match, etag_of
 from shared.ids import new_id
 from shared.messaging import outbox
 from shared.problems import Conflict, NotFound

@@ -14,7 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData, NullPool, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from shared.database import connection_settings
+from shared.database.engine import connection_settings
 from shared.settings import Settings
 
 LOCK_TIMEOUT = "4s"

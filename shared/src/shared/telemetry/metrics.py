@@ -17,9 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import tzdata  # type: ignore[import-untyped]  # a package of data files
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
-from starlette.requests import Request
-from starlette.responses import Response
+from prometheus_client import Counter, Gauge, Histogram
 
 # Prometheus, its operator and our scrape configuration put these on every series of a target. A metric's own label
 # of the same name would be renamed to ``exported_…``.
@@ -43,8 +41,6 @@ def http_seconds(method: str, route: str, status: int) -> Histogram:
     return HTTP_SECONDS.labels(method if method in _METHODS else "other", route, str(status))
 
 
-# -------------------- the bus
-
 OUTBOX_OLDEST_SECONDS = Gauge(
     "rostrum_outbox_oldest_unpublished_seconds", "Age of the oldest committed message not yet published."
 )
@@ -66,8 +62,6 @@ CONSUMERS = Gauge("rostrum_consumers", "Messengers that the broker hands out the
 WAITING = Gauge("rostrum_messages_waiting", "Messages in the service's queue that nobody has taken yet.")
 DEAD_LETTERS = Gauge("rostrum_dead_letters", "Messages in the service's dead-letter queue.")
 PARKED_LETTERS = Gauge("rostrum_parked_letters", "Dead letters that an operator has put aside.")
-
-# -------------------- jobs and chores
 
 JOB_SECONDS = Histogram(
     "rostrum_job_seconds",
@@ -91,19 +85,16 @@ JOBS_GIVEN_UP = Counter("rostrum_jobs_given_up_total", "Jobs that used up their 
 CHORE_FAILURES = Counter("rostrum_chore_failures_total", "Rounds of a messenger's chores that were cut short.")
 CHORES_DONE_AT = Gauge("rostrum_chores_done_timestamp_seconds", "When the last whole round of chores ended.")
 
-# -------------------- tokens
-
 JWKS_LOADS = Counter("rostrum_jwks_loads_total", "Loads of the token issuer's keys by how it went.", ["result"])
 for _result in ("loaded", "failed"):
     JWKS_LOADS.labels(_result)  # there from the start: Prometheus sees no increase in a series that begins with 1
+
 JWKS_LOADED_AT = Gauge("rostrum_jwks_loaded_timestamp_seconds", "When the issuer's keys were last loaded.")
 SERVICE_TOKEN_EXPIRES_AT = Gauge(
     "rostrum_service_token_expires_timestamp_seconds",
     "When the token in SERVICE_TOKEN_FILE expires; 0 when it can't be read.",
     ["file"],
 )
-
-# -------------------- the process
 
 DATABASE_CONNECTIONS = Gauge(
     "rostrum_database_connections", "Connections of the pool: in use, or open and idle.", ["state"]
@@ -181,7 +172,3 @@ async def measured_loop(interval: float = 1.0) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-async def serve_metrics(_: Request) -> Response:
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -31,7 +31,7 @@ def exported_traces(settings: Settings, role: str) -> Iterator[None]:
     if not settings.otel_exporter_otlp_endpoint:
         yield
         return
-    from shared.otlp import new_provider  # noqa: PLC0415 - half a second and 15 MB that others need not pay
+    from shared.telemetry.otlp import new_provider  # noqa: PLC0415 - half a second and 15 MB that others need not pay
 
     provider = new_provider(f"{settings.service}.{role}")
     try:

@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Send
 
-from shared.problems import origin_refused
+from shared.http.problems import origin_refused
 
 RawHeaders = Collection[tuple[bytes, bytes]]
 

@@ -1,4 +1,4 @@
-"""Waits until the database has the schema that this code was written for: ``python -m shared.migrated``.
+"""Waits until the database has the schema that this code was written for: ``python -m shared.database.migrated``.
 
 For what starts beside a migration that another process runs. The migrations are those of the ``alembic.ini`` in the
 working folder. A database that a later release has migrated already is good as well, since a migration must fit the
@@ -14,9 +14,9 @@ import asyncpg
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from shared.database import connection_settings
-from shared.logs import configure_logs, get_logger
+from shared.database.engine import connection_settings
 from shared.settings import Settings
+from shared.telemetry.logs import configure_logs, get_logger
 
 log = get_logger(__name__)
 

@@ -4,26 +4,12 @@ The tag of a resource is its version, so it is strong and costs no hashing of bo
 """
 
 import re
-from typing import Annotated
-
-from fastapi import Header
 
 from shared.problems import Problem
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _TAGS = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
 _ONE_TAG = re.compile(_TAG)
-
-IfMatch = Annotated[
-    str | None,
-    Header(
-        alias="If-Match", description="The `ETag` that was read; the change is refused with 412 when it is old."
-    ),
-]
-IfNoneMatch = Annotated[
-    str | None,
-    Header(alias="If-None-Match", description="The `ETag` that is known; the answer is 304 when it still holds."),
-]
 
 
 class PreconditionFailed(Problem):

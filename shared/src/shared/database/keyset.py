@@ -14,12 +14,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Generic, TypeVar
-from urllib.parse import quote
+from typing import Any, TypeVar
 from uuid import UUID
 
-from fastapi import Depends, Query, Request, Response
-from pydantic import BaseModel, Field
 from sqlalchemy import BigInteger, ColumnElement, Select, SmallInteger, literal, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -33,17 +30,9 @@ _VERSION = 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-T = TypeVar("T")
 Row = TypeVar("Row")
 Statement = TypeVar("Statement", bound="Select[*tuple[Any, ...]]")
 Value = str | int | UUID | datetime
-
-
-class Page(BaseModel, Generic[T]):
-    items: list[T]
-    next_cursor: str | None = Field(
-        default=None, description="Ask for the next page with `?cursor=`; null on the last page. Also in `Link`."
-    )
 
 
 class InvalidCursor(Problem):
@@ -62,18 +51,6 @@ class InvalidCursor(Problem):
 class PageRequest:
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
-
-
-def _page_request(
-    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many items at most.")] = DEFAULT_LIMIT,
-    cursor: Annotated[
-        str | None, Query(max_length=MAX_CURSOR_SIZE, description="`next_cursor` of the page before this one.")
-    ] = None,
-) -> PageRequest:
-    return PageRequest(limit, cursor)
-
-
-PageDep = Annotated[PageRequest, Depends(_page_request)]
 
 
 class Keyset:
@@ -154,10 +131,3 @@ def _unpacked(value: object, column: InstrumentedAttribute[Any] | ColumnElement[
         value.encode()  # lone surrogates raise
         return value
     raise ValueError("not a value of this column")
-
-
-def set_next_link(request: Request, response: Response, next_cursor: str | None) -> None:
-    """``Link: <…>; rel="next"`` as a relative reference, because only the gateway knows the public host."""
-    if next_cursor is not None:
-        query = request.url.include_query_params(cursor=next_cursor).query
-        response.headers["Link"] = f'<{quote(request.scope["path"])}?{query}>; rel="next"'

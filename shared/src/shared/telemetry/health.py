@@ -10,27 +10,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import uvicorn
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shared.metrics import measured_loop, serve_metrics
 from shared.settings import Settings
+from shared.telemetry.metrics import measured_loop
 
 PROBE_TIMEOUT = 2.0
 
 Check = Callable[[], Awaitable[None]]
-
-
-def database_check(engine: AsyncEngine) -> Check:
-    async def check() -> None:
-        async with engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
-
-    return check
 
 
 def not_stopping(stopping: asyncio.Event) -> Check:
@@ -103,3 +94,7 @@ async def serve_health(settings: Settings, checks: dict[str, Check]) -> AsyncIte
         server.should_exit = True
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def serve_metrics(_: Request) -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -35,12 +35,12 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from shared.database import Sessions, connection_settings, new_sessions
-from shared.logs import configure_test_logs
+from shared.database.engine import Sessions, connection_settings, new_sessions
 from shared.messaging.outbox import OUTBOX
 from shared.messaging.topology import dead_letter_queue_name, parked_queue_name, queue_name
 from shared.settings import Settings
-from shared.testing_migrations import upgrade_in_steps
+from shared.telemetry.logs import configure_test_logs
+from testkit.migrations import upgrade_in_steps
 
 ISSUER = "https://issuer.test/rostrum"
 AUDIENCE = "rostrum"

@@ -25,27 +25,19 @@ from urllib.parse import quote
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import (
-    Column,
-    DateTime,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
     delete,
     func,
     select,
-    tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.database import SessionDep
+from shared.auth.verify import Principal
+from shared.database.idempotency import IDEMPOTENCY_KEYS
+from shared.http.dependencies import SessionDep
 from shared.problems import Conflict, Invalid
-from shared.tokens import Principal
 
 LIFETIME = timedelta(hours=24)
 MAX_KEY_LENGTH = 255
@@ -53,22 +45,6 @@ MAX_KEY_LENGTH = 255
 MAX_OPERATION_LENGTH = 300
 
 _LOCK_NOT_AVAILABLE = "55P03"
-
-IDEMPOTENCY_KEYS = Table(
-    "idempotency_keys",
-    MetaData(),
-    Column("org", Text, primary_key=True),
-    Column("subject", Text, primary_key=True),
-    Column("operation", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("request_hash", LargeBinary, nullable=False),
-    Column("status", Integer),
-    Column("body", LargeBinary),
-    Column("headers", JSONB),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
-    Column("expires_at", DateTime(timezone=True), nullable=False),
-    Index("ix_idempotency_keys_expires_at", "expires_at"),
-)
 
 
 class IdempotencyKeyInvalid(Invalid):
@@ -104,11 +80,6 @@ class IdempotencyInProgress(Conflict):
         )
 
 
-def idempotency_table(metadata: MetaData) -> None:
-    """Puts the keys among the tables that a service migrates."""
-    IDEMPOTENCY_KEYS.to_metadata(metadata)
-
-
 def json_answer(content: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(content.model_dump_json(), status, headers, media_type="application/json")
 
@@ -137,7 +108,7 @@ class Once:
         if self.key is None:
             return await work()
         row = {
-            "org": principal.org or "",
+            "org": principal.organizer or "",
             "subject": principal.subject,
             "operation": _operation(self.request),
             "key": _read_key(self.key),
@@ -172,18 +143,6 @@ async def _once(
 
 
 OnceDep = Annotated[Once, Depends(_once)]
-
-
-async def forget_expired_keys(session: AsyncSession, *, at_most: int = 1000) -> int:
-    """Deletes rows that nobody can ask for any more; returns how many. For a service's periodic sweep."""
-    keys = IDEMPOTENCY_KEYS
-    expired = (
-        select(*keys.primary_key).where(keys.c.expires_at <= func.clock_timestamp()).limit(at_most)
-    ).with_for_update(skip_locked=True)
-    deleted = await session.execute(
-        delete(keys).where(tuple_(*keys.primary_key).in_(expired)).returning(keys.c.expires_at)
-    )
-    return len(deleted.all())
 
 
 async def _take(session: AsyncSession, row: dict[str, str], request_hash: bytes) -> bool:

@@ -21,8 +21,8 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
-from shared.provisioning import provision
-from shared.testing import (
+from shared.database.provisioning import provision
+from testkit.plugin import (
     AUDIENCE,
     ISSUER,
     SIGNING_KEY,
@@ -116,7 +116,7 @@ async def environment(
     empty = make_url(await databases.empty("processes"))
     assert empty.database is not None
     await provision(admin_url, {name: "secret"}, database=empty.database)
-    url = empty.set(username=name, password="secret").render_as_string(hide_password=False)  # noqa: S106
+    url = empty.set(username=name, password="secret").render_as_string(hide_password=False)
     config = alembic.config.Config(service.root / "alembic.ini")
     config.attributes["settings"] = service.settings(service=name, database_url=SecretStr(url))
     await asyncio.to_thread(alembic.command.upgrade, config, "head")

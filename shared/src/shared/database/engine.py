@@ -5,55 +5,37 @@ Each service owns one schema, which is its role's whole search path, so tables a
 
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable
-from datetime import datetime
-from typing import Annotated, Any
-from uuid import UUID
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import asyncpg
-from fastapi import Depends, Request
-from sqlalchemy import DateTime, MetaData, Text, Uuid, event
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, QueuePool
 
-from shared.messaging.outbox import Bell
-from shared.metrics import (
+from shared.settings import Settings
+from shared.telemetry.metrics import (
     DATABASE_CONNECTIONS,
     DATABASE_POOL_SIZE,
     DATABASE_POOL_WAIT_SECONDS,
     DATABASE_POOL_WAITING,
 )
-from shared.settings import Settings
+
+
+def database_check(engine: AsyncEngine) -> Callable[[], Awaitable[None]]:
+    async def check() -> None:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    return check
+
 
 Sessions = async_sessionmaker[AsyncSession]
 
-# Explicit names for every constraint: a migration can then drop or rename what it did not create.
-NAMING_CONVENTION = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-# Python type → column type, for the ``type_annotation_map`` of each service's declarative base.
-COLUMN_TYPES: dict[Any, Any] = {
-    datetime: DateTime(timezone=True),
-    dict[str, Any]: JSONB,
-    str: Text,
-    UUID: Uuid,
-}
-
-
 # An idle connection older than this is asked whether it still lives before it is used.
 TRUSTED_SECONDS = 10.0
-
-
-def new_metadata() -> MetaData:
-    return MetaData(naming_convention=NAMING_CONVENTION)
 
 
 def connection_settings(settings: Settings, role: str) -> dict[str, str]:
@@ -138,12 +120,9 @@ def _refuse_dead(connection: Any, entry: ConnectionPoolEntry, _fairy: object) ->
             raise DisconnectionError from error
 
 
-def new_sessions(engine: AsyncEngine, bell: Bell | None = None) -> Sessions:
-    """``async with sessions.begin() as session`` is a transaction for everything that is not a request.
-
-    With a ``bell``, a commit that put something into the outbox wakes the messenger.
-    """
-    return async_sessionmaker(engine, expire_on_commit=False, info={"bell": bell})
+def new_sessions(engine: AsyncEngine) -> Sessions:
+    """``async with sessions.begin() as session`` is a transaction for everything that is not a request."""
+    return async_sessionmaker(engine, expire_on_commit=False)
 
 
 # SQLSTATEs of a server that shuts down, starts, or has no connection to spare.
@@ -158,15 +137,3 @@ def is_away(error: BaseException) -> bool:
         return True
     sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
     return sqlstate in _AWAY or sqlstate.startswith("08")
-
-
-async def _session_of_request(request: Request) -> AsyncIterator[AsyncSession]:
-    sessions: Sessions = request.app.state.sessions
-    async with sessions() as session:
-        yield session
-        await session.commit()
-
-
-# Scope "function": the commit runs after the endpoint and before the response is sent. With the default scope a
-# failed commit would be told to nobody, as the 200 is out already.
-SessionDep = Annotated[AsyncSession, Depends(_session_of_request, scope="function")]

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -25,14 +25,15 @@ from dramatiq.worker import Worker
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.database import Sessions, new_engine, new_sessions
-from shared.health import database_check, serve_health
-from shared.jobs import new_job_broker, verdict
-from shared.logs import configure_logs, get_logger
-from shared.messaging.outbox import Bell
-from shared.metrics import JOB_SECONDS
+from shared.database.engine import Sessions, database_check, new_engine
+from shared.jobs.attempts import verdict
+from shared.messaging.commit_notifier import notifying_sessions
+from shared.messaging.job_queues import new_job_broker
 from shared.settings import Settings
-from shared.tracing import continued_trace, exported_traces
+from shared.telemetry.health import serve_health
+from shared.telemetry.logs import configure_logs, get_logger
+from shared.telemetry.metrics import JOB_SECONDS
+from shared.telemetry.traces import continued_trace, exported_traces
 
 log = get_logger(__name__)
 
@@ -58,14 +59,10 @@ OpenResources = Callable[[], AbstractAsyncContextManager[R]]
 async def open_database(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
     """For a worker's resources: sessions whose commits wake the messenger."""
     engine = new_engine(settings, "worker")
-    bell = Bell(engine, settings.service)
-    ringing = asyncio.create_task(bell.run())
     try:
-        yield engine, new_sessions(engine, bell)
+        async with notifying_sessions(engine, settings.service) as sessions:
+            yield engine, sessions
     finally:
-        ringing.cancel()
-        with suppress(asyncio.CancelledError):
-            await ringing
         await engine.dispose()
 
 

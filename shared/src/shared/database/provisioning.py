@@ -1,7 +1,7 @@
 """Gives each service its role and its schema on one PostgreSQL server, and nothing else.
 
-``python -m shared.provisioning`` with ``ADMIN_DATABASE_URL`` (a role that may create roles and databases) and
-``PROVISION=events:password,tickets:password``. It may run any number of times. Where each service has a server
+``python -m shared.database.provisioning`` with ``ADMIN_DATABASE_URL`` (a role that may create roles and databases)
+and ``PROVISION=events:password,tickets:password``. It may run any number of times. Where each service has a server
 of its own, that server's operator does the same.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     try:
         admin_url, services = os.environ["ADMIN_DATABASE_URL"], os.environ["PROVISION"]
     except KeyError as missing:
-        sys.exit(f"{missing.args[0]} is not set; see the docstring of shared.provisioning.")
+        sys.exit(f"{missing.args[0]} is not set; see the docstring of shared.database.provisioning.")
     passwords = dict(pair.split(":", 1) for pair in services.split(","))
     asyncio.run(provision(admin_url, passwords))
 

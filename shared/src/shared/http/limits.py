@@ -14,10 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from shared.headers import DATA_POLICY
-from shared.logs import get_logger
-from shared.problems import MEDIA_TYPE, problem_document
+from shared.http.headers import DATA_POLICY
+from shared.http.problems import MEDIA_TYPE
+from shared.problems import problem_document
 from shared.settings import Settings
+from shared.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
