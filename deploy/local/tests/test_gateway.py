@@ -16,11 +16,15 @@ from deploy.local.cluster import SERVICES
 from deploy.local.ports import free_port
 from deploy.local.process import start, stop, wait_ready
 from deploy.local.running import ROOT
+from exports.progress import STREAM_SECONDS
+from exports.settings import ExportsSettings
 from shared.settings import Settings
 
 KIBIBYTE = 1 << 10
 MEBIBYTE = 1 << 20
 HOST = "127.0.0.1"
+# More than the buffers of all sockets on the way hold, so that a client which does not read makes the service wait.
+DOWNLOAD = 64 * MEBIBYTE
 
 
 @dataclass
@@ -31,6 +35,8 @@ class Upstream:
     received: int = 0
     targets: list[str] = field(default_factory=list)
     body_begun: asyncio.Event = field(default_factory=asyncio.Event)
+    body_cut: asyncio.Event = field(default_factory=asyncio.Event)
+    download_cut: asyncio.Event = field(default_factory=asyncio.Event)
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     is_ready: bool = True
 
@@ -54,6 +60,7 @@ class Upstream:
         while left:
             data = await reader.read(min(left, 64 * KIBIBYTE))
             if not data:
+                self.body_cut.set()
                 raise asyncio.IncompleteReadError(b"", left)
             left -= len(data)
             self.received += len(data)
@@ -66,6 +73,13 @@ class Upstream:
             await writer.drain()
             await self.may_end.wait()
             writer.write(b"0\r\n\r\n")
+        elif target.endswith("/download"):
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {DOWNLOAD}\r\n\r\n".encode() + bytes(DOWNLOAD))
+            try:
+                await writer.drain()
+            except ConnectionError:
+                self.download_cut.set()
+                raise
         else:
             body = json.dumps({"service": self.name, "target": target, "headers": headers}).encode()
             head = f"HTTP/1.1 200 OK\r\nServer: fake\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -128,7 +142,9 @@ async def _read_answer(reader: asyncio.StreamReader) -> Answer:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(state: Path, env: dict[str, str], *, read_timeout: str = "") -> AsyncIterator[Gateway]:
+async def running_gateway(
+    state: Path, env: dict[str, str], *, read_timeout: str = "", write_timeout: str = ""
+) -> AsyncIterator[Gateway]:
     upstreams = {name: Upstream(name) for name in SERVICES}
     servers = {name: await asyncio.start_server(each.serve, HOST, 0) for name, each in upstreams.items()}
     urls = {
@@ -142,6 +158,7 @@ async def running_gateway(state: Path, env: dict[str, str], *, read_timeout: str
         dynamic=ROOT / "deploy" / "gateway" / "dynamic.yml",
         env={**urls, **env},
         read_timeout=read_timeout,
+        write_timeout=write_timeout,
     )
     child = await start(process, output=asyncio.subprocess.DEVNULL)
     try:
@@ -374,28 +391,93 @@ async def test_headers_that_pass_the_gateway_fit_into_what_a_service_takes(gatew
     assert 24 * KIBIBYTE < largest < Settings.model_fields["max_head_size"].default - KIBIBYTE
 
 
-@pytest.mark.parametrize("part", ["head", "body"])
-async def test_a_request_that_comes_byte_by_byte_is_cut_and_reaches_no_service(tmp_path: Path, part: str) -> None:
-    async with running_gateway(tmp_path, {}, read_timeout="1s") as impatient:
-        head = b"POST /v1/events HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n"
-        lines = [await asyncio.open_connection(HOST, impatient.port) for _ in range(50)]
-        for _, writer in lines:
-            writer.write(head if part == "head" else head + b"\r\n")
-        sending = [asyncio.create_task(_trickle(writer)) for _, writer in lines]
-        assert (await impatient.ask("/v1/timezones")).status == 200, "the others do not wait"
-        for reader, _ in lines:
-            with contextlib.suppress(ConnectionError):
-                await asyncio.wait_for(reader.read(), 20)
-        await asyncio.gather(*sending)
-        assert impatient.targets() == ["/v1/timezones"]
+@pytest.fixture(scope="session")
+async def impatient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
+    """A gateway whose read timeout is a second."""
+    async with running_gateway(tmp_path_factory.mktemp("impatient"), {}, read_timeout="1s") as running:
+        yield running
 
 
-async def _trickle(writer: asyncio.StreamWriter) -> None:
+HEAD = b"POST /v1/events HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n"
+BEGINNINGS = {"silence": b"", "head": HEAD, "body": HEAD + b"\r\n"}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
+async def test_slow_clients_are_cut_off_and_reach_no_service(impatient: Gateway, beginning: bytes) -> None:
+    before = len(impatient.targets())
+    lines = [await asyncio.open_connection(HOST, impatient.port) for _ in range(50)]
+    sending = [asyncio.create_task(_trickle(writer, beginning)) for _, writer in lines if beginning]
+    assert (await impatient.ask("/v1/timezones")).status == 200, "other clients do not wait"
+    await asyncio.gather(*(_is_cut_off(reader) for reader, _ in lines), *sending)
+    assert len(impatient.targets()) == before + 1
+    for _, writer in lines:
+        writer.close()
+
+
+async def test_a_slow_upload_is_cut_off(impatient: Gateway) -> None:
+    """Uploads are not held back, so the service sees one begin, and then end before it is whole."""
+    upstream = impatient.upstreams["exports"]
+    upstream.body_begun.clear()
+    upstream.body_cut.clear()
+    reader, writer = await asyncio.open_connection(HOST, impatient.port)
+    sending = asyncio.create_task(
+        _trickle(writer, b"POST /v1/imports HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n\r\n")
+    )
+    await asyncio.wait_for(upstream.body_begun.wait(), 10)
+    await asyncio.wait_for(upstream.body_cut.wait(), 20)
+    await asyncio.gather(_is_cut_off(reader), sending)
+
+
+async def test_a_stream_may_outlast_the_read_timeout(impatient: Gateway) -> None:
+    upstream = impatient.upstreams["exports"]
+    upstream.may_end.clear()
+    reader, writer = await asyncio.open_connection(HOST, impatient.port)
+    writer.write(f"GET /v1/exports/{ID}/progress HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+    await asyncio.wait_for(reader.readuntil(b"data: 1"), 10)
+    await _read_timeout_passes(impatient)
+    upstream.may_end.set()
+    await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
+    writer.close()
+
+
+async def test_a_download_may_outlast_the_read_timeout(impatient: Gateway) -> None:
+    reader, writer = await asyncio.open_connection(HOST, impatient.port)
+    writer.write(f"GET /v1/exports/{ID}/download HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    await _read_timeout_passes(impatient)
+    await asyncio.wait_for(reader.readexactly(DOWNLOAD), 20)
+    writer.close()
+
+
+async def test_a_download_that_the_client_does_not_read_is_cut_off(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {}, write_timeout="1s") as impatient:
+        reader, writer = await asyncio.open_connection(HOST, impatient.port)
+        writer.write(f"GET /v1/exports/{ID}/download HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        await asyncio.wait_for(impatient.upstreams["exports"].download_cut.wait(), 20)
+        writer.close()
+
+
+async def _read_timeout_passes(gateway: Gateway) -> None:
+    reader, writer = await asyncio.open_connection(HOST, gateway.port)
+    await _is_cut_off(reader)
+    writer.close()
+
+
+async def _is_cut_off(reader: asyncio.StreamReader) -> None:
+    """Wait until the gateway closes the connection; raise ``TimeoutError`` when it does not."""
     with contextlib.suppress(ConnectionError):
-        for _ in range(200):
-            writer.write(b"x")
+        await asyncio.wait_for(reader.read(), 20)
+
+
+async def _trickle(writer: asyncio.StreamWriter, first: bytes) -> None:
+    """Send ``first`` at once, then byte by byte until the gateway has closed the connection."""
+    with contextlib.suppress(ConnectionError):
+        writer.write(first)
+        while True:
             await writer.drain()
             await asyncio.sleep(0.1)
+            writer.write(b"x")
     writer.close()
 
 
@@ -465,3 +547,12 @@ def test_limits_of_gateway_and_services_fit_together() -> None:
     assert services.answer_timeout < gateway_waits("responseHeaderTimeout")
     assert gateway_waits("idleConnTimeout") < services.idle_timeout
     assert services.max_body_size == int(re.findall(r"maxRequestBodyBytes: (\d+)", dynamic)[0])
+
+
+def test_the_gateway_leaves_time_for_the_largest_upload_and_the_longest_stream() -> None:
+    def seconds(name: str) -> float:
+        return float(traefik.OPTIONS[name].removesuffix("s"))
+
+    slowest = 4_000_000 / 8  # bytes a second, as SECURITY.md has it
+    assert ExportsSettings().max_archive_size / slowest < seconds(traefik.READ_TIMEOUT)
+    assert seconds(traefik.WRITE_TIMEOUT) > STREAM_SECONDS
