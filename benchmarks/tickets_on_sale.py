@@ -48,7 +48,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from deploy.local.ports import free_port
 from shared.contracts.envelope import Heading
 from shared.contracts.events import EventPublishedV1
-from shared.database.engine import new_engine, new_sessions
+from shared.database.engine import asyncpg_dsn, new_engine, new_sessions
 from shared.http.dependencies import SessionDep
 from shared.http.pagination import Page
 from shared.ids import new_id
@@ -317,10 +317,10 @@ async def scratch_database() -> AsyncIterator[str]:
         raise SystemExit("TEST_DATABASE_URL is not set; see the first lines of this file for the command.")
     name = f"bench_tickets_{os.getpid()}"
     url = make_url(admin).set(database=name).render_as_string(hide_password=False)
-    server = await asyncpg.connect(admin.replace("+asyncpg", "", 1))
+    server = await asyncpg.connect(asyncpg_dsn(admin))
     try:
         await server.execute(f'CREATE DATABASE "{name}"')
-        inside = await asyncpg.connect(url.replace("+asyncpg", "", 1))
+        inside = await asyncpg.connect(asyncpg_dsn(url))
         await inside.execute("CREATE SCHEMA tickets")
         await inside.close()
         migrate = [sys.executable, "-m", "alembic", "-c", "services/tickets/alembic.ini", "upgrade", "head"]

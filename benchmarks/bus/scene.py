@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 from benchmarks.bus.messages import MeasuredV1, amqp_message
 from events.settings import EventsSettings
 from shared.contracts.envelope import Envelope
+from shared.database.engine import asyncpg_dsn
 from shared.database.provisioning import provision
 from shared.messaging.topology import dead_letter_queue_name, declare_exchange, queue_name
 from shared.settings import Settings
@@ -82,7 +83,7 @@ async def set_scene() -> AsyncIterator[Scene]:
                         for queue in (queue_name(service), dead_letter_queue_name(service), _sink_name(service)):
                             await channel.queue_delete(queue)
         finally:
-            server = await asyncpg.connect(_plain(admin_url))
+            server = await asyncpg.connect(asyncpg_dsn(admin_url))
             await server.execute(f'DROP DATABASE IF EXISTS "{label}" WITH (FORCE)')
             for role in names.values():
                 await server.execute(f'DROP ROLE IF EXISTS "{role}"')
@@ -92,7 +93,7 @@ async def set_scene() -> AsyncIterator[Scene]:
 @asynccontextmanager
 async def database_of(environment: Environment) -> AsyncIterator[asyncpg.Connection]:
     """A connection with the service's own role."""
-    connection = await asyncpg.connect(_plain(environment["DATABASE_URL"]))
+    connection = await asyncpg.connect(asyncpg_dsn(environment["DATABASE_URL"]))
     try:
         yield connection
     finally:
@@ -180,7 +181,3 @@ def _tail(log: Path) -> str:
 
 def _sink_name(service: str) -> str:
     return f"{service}.sink"
-
-
-def _plain(url: str) -> str:
-    return url.replace("+asyncpg", "", 1)

@@ -18,7 +18,7 @@ from sqlalchemy import func, make_url, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from shared.contracts.envelope import Heading, Message
-from shared.database.engine import Sessions
+from shared.database.engine import Sessions, asyncpg_dsn
 from shared.ids import new_id
 from shared.messaging import outbox
 from shared.messaging.commit_notifier import notifying_sessions
@@ -396,7 +396,7 @@ async def test_while_the_database_is_away_no_message_becomes_a_dead_letter(
 async def closed_database(settings: Settings) -> AsyncIterator[None]:
     """Nobody can be connected to the test's database, as while its server starts."""
     name = make_url(settings.database_url.get_secret_value()).database
-    admin = await asyncpg.connect(server("TEST_DATABASE_URL").replace("+asyncpg", "", 1))
+    admin = await asyncpg.connect(asyncpg_dsn(server("TEST_DATABASE_URL")))
     try:
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)

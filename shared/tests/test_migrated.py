@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
+from shared.database.engine import asyncpg_dsn
 from shared.database.migrated import is_migrated, wait_until_migrated
 from shared.settings import Settings
 from testkit.plugin import Databases
@@ -16,6 +17,7 @@ ENV = """
 from shared.database.tables import new_metadata
 from shared.database.migrations import run
 from shared.settings import Settings
+from shared.database.engine import asyncpg_dsn
 run(Settings, new_metadata())
 """
 
@@ -51,7 +53,7 @@ class Release:
 @pytest.fixture
 async def url(databases: Databases) -> str:
     url = await databases.empty("migrated")
-    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(asyncpg_dsn(url))
     await connection.execute("CREATE SCHEMA probe")
     await connection.close()
     return url
@@ -79,10 +81,10 @@ async def test_it_waits_for_a_database_that_is_not_there_yet(url: str, tmp_path:
     with pytest.raises(asyncpg.InvalidCatalogNameError):
         await release.is_migrated()
     waiting = asyncio.create_task(wait_until_migrated(release.settings, release.config))
-    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(asyncpg_dsn(url))
     try:
         await connection.execute(f'CREATE DATABASE "{later.rpartition("/")[2]}"')
-        inside = await asyncpg.connect(later.replace("+asyncpg", ""))
+        inside = await asyncpg.connect(asyncpg_dsn(later))
         await inside.execute("CREATE SCHEMA probe")
         await inside.close()
         await release.migrate()

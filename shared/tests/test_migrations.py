@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from shared.database.engine import new_engine
+from shared.database.engine import asyncpg_dsn, new_engine
 from shared.database.migrations import LossyRevision
 from shared.database.provisioning import provision
 from shared.settings import Settings
@@ -84,7 +84,7 @@ class Project:
 @pytest.fixture
 async def project(tmp_path: Path, databases: Databases) -> Project:
     url = await databases.empty("migrations")
-    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(asyncpg_dsn(url))
     await connection.execute("CREATE SCHEMA probe")
     await connection.close()
     project = Project(tmp_path, url)
@@ -131,7 +131,7 @@ CREATE VIEW wide_walls AS SELECT id FROM walls WHERE id > 5;
 @pytest.fixture(scope="module")
 async def walls(databases: Databases) -> AsyncIterator[asyncpg.Connection]:
     url = await databases.empty("walls")
-    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(asyncpg_dsn(url))
     await connection.execute(WALLS)
     yield connection
     await connection.close()
@@ -221,7 +221,7 @@ async def test_a_revision_that_breaks_running_code_passes_only_with_a_reason(
 
 async def test_the_version_table_lies_in_the_service_s_own_schema(project: Project) -> None:
     settings: Settings = project.config.attributes["settings"]
-    connection = await asyncpg.connect(settings.database_url.get_secret_value().replace("+asyncpg", ""))
+    connection = await asyncpg.connect(asyncpg_dsn(settings.database_url.get_secret_value()))
     rows = await connection.fetch(
         "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
     )
@@ -231,7 +231,7 @@ async def test_the_version_table_lies_in_the_service_s_own_schema(project: Proje
 
 async def test_one_migrator_waits_for_the_other(project: Project) -> None:
     settings: Settings = project.config.attributes["settings"]
-    connection = await asyncpg.connect(settings.database_url.get_secret_value().replace("+asyncpg", ""))
+    connection = await asyncpg.connect(asyncpg_dsn(settings.database_url.get_secret_value()))
     await connection.execute("SELECT pg_advisory_lock(hashtext('rostrum.migrations'), hashtext('probe'))")
     second = asyncio.create_task(project.upgrade())
     with pytest.raises(TimeoutError):
@@ -258,7 +258,7 @@ async def test_a_service_s_role_sees_no_other_schema(databases: Databases) -> No
                     await connection.execute(text(forbidden))
     finally:
         await engine.dispose()
-        admin = await asyncpg.connect(url.replace("+asyncpg", ""))
+        admin = await asyncpg.connect(asyncpg_dsn(url))
         for role in (one, other):
             await admin.execute(f'DROP OWNED BY "{role}" CASCADE')
             await admin.execute(f'DROP ROLE "{role}"')

@@ -119,7 +119,7 @@ FAKE_MIGRATION = """
 import asyncio, os, asyncpg
 
 async def migrate():
-    connection = await asyncpg.connect(os.environ["DATABASE_URL"].replace("+asyncpg", ""))
+    connection = await asyncpg.connect(asyncpg_dsn(os.environ["DATABASE_URL"]))
     assert await connection.fetchval("SELECT current_schema()") == await connection.fetchval("SELECT current_user")
     await connection.close()
 

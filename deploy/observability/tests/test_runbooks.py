@@ -11,6 +11,7 @@ from exports import api as exports_api
 from exports.settings import ExportsSettings
 from media import api as media_api
 from media.settings import MediaSettings
+from shared.database.engine import asyncpg_dsn
 from testkit.plugin import Databases, ServiceUnderTest
 from tickets import api as tickets_api
 from tickets.settings import TicketsSettings
@@ -32,7 +33,7 @@ async def test_every_statement_runs_in_some_service(databases: Databases) -> Non
     assert len(statements) > 6
     failed = dict.fromkeys(statements, "")
     for service in SERVICES:
-        url = (await databases.clone(service)).replace("+asyncpg", "", 1)
+        url = asyncpg_dsn(await databases.clone(service))
         connection = await asyncpg.connect(url, server_settings={"search_path": service.name})
         for statement in list(failed):
             try:

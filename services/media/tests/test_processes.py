@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from shared.database.engine import asyncpg_dsn
 from testkit.plugin import TokenFactory
 from testkit.processes import GATEWAY, running, until, until_gone
 
@@ -153,7 +154,7 @@ async def test_a_picture_whose_worker_was_killed_is_finished_by_the_next_one(
             await until_gone(family)
         assert (await client.get(path)).json()["state"] == "processing"
 
-        database = await asyncpg.connect(environment["DATABASE_URL"].replace("+asyncpg", "", 1))
+        database = await asyncpg.connect(asyncpg_dsn(environment["DATABASE_URL"]))
         await database.execute("UPDATE images SET lease_until = now(), hinted_at = now() - interval '1 hour'")
         await database.close()
         async with running("media.worker", environment, tmp_path) as worker:

@@ -17,7 +17,7 @@ from sqlalchemy import select, text
 
 from shared.contracts.envelope import Heading
 from shared.contracts.events import EventPublishedV1
-from shared.database.engine import Sessions
+from shared.database.engine import Sessions, asyncpg_dsn
 from shared.ids import new_id
 from shared.messaging.consumer import handle_once
 from shared.messaging.outbox import OUTBOX
@@ -83,7 +83,7 @@ async def test_what_a_backup_forgot_is_handled_again_and_what_it_holds_is_not(
     assert await receive(live.sessions, before) == "handled"
     await create_ticket(live.client, "Kept")
 
-    url = live.settings.database_url.get_secret_value().replace("+asyncpg", "", 1)
+    url = asyncpg_dsn(live.settings.database_url.get_secret_value())
     file = tmp_path / "tickets.dump"
     await run("pg_dump", "--format=custom", f"--schema={service.name}", f"--file={file}", url)
 
@@ -93,7 +93,7 @@ async def test_what_a_backup_forgot_is_handled_again_and_what_it_holds_is_not(
     await create_ticket(live.client, "Lost")
 
     restored_url = await databases.empty("restored")
-    target = restored_url.replace("+asyncpg", "", 1)
+    target = asyncpg_dsn(restored_url)
     await run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={target}", str(file))
 
     app = service.create_app(new_settings(database_url=restored_url))

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 from fastapi import FastAPI
 
-from shared.database.engine import connection_settings
+from shared.database.engine import asyncpg_dsn, connection_settings
 from shared.http.app import new_app
 from shared.http.server import run_api
 from tickets.settings import TicketsSettings
@@ -36,7 +36,7 @@ async def _resources(app: FastAPI) -> AsyncIterator[None]:
     """
     settings: TicketsSettings = app.state.settings
     async with asyncpg.create_pool(
-        settings.database_url.get_secret_value().replace("+asyncpg", "", 1),
+        asyncpg_dsn(settings.database_url.get_secret_value()),
         min_size=0,
         max_size=settings.database_pool_size,
         reset=_nothing_to_reset,

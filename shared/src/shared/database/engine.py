@@ -38,6 +38,11 @@ Sessions = async_sessionmaker[AsyncSession]
 TRUSTED_SECONDS = 10.0
 
 
+def asyncpg_dsn(url: str) -> str:
+    """The URL as asyncpg takes it: ``postgresql+asyncpg`` is SQLAlchemy's name of the driver."""
+    return url.replace("postgresql+asyncpg://", "postgresql://", 1)
+
+
 def connection_settings(settings: Settings, role: str) -> dict[str, str]:
     """PostgreSQL settings of each connection: times are shown in UTC, and nothing waits for ever."""
     return {

@@ -14,7 +14,7 @@ import asyncpg
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from shared.database.engine import connection_settings
+from shared.database.engine import asyncpg_dsn, connection_settings
 from shared.settings import Settings
 from shared.telemetry.logs import configure_logs, get_logger
 
@@ -51,7 +51,7 @@ async def wait_until_migrated(settings: Settings, config: Config) -> None:
 
 
 async def _revisions(settings: Settings) -> set[str]:
-    url = settings.database_url.get_secret_value().replace("+asyncpg", "", 1)
+    url = asyncpg_dsn(settings.database_url.get_secret_value())
     parameters = connection_settings(settings, "schema")
     connection = await asyncpg.connect(url, timeout=5, command_timeout=5, server_settings=parameters)
     try:

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 
 import asyncpg
 
+from shared.database.engine import asyncpg_dsn
+
 DATABASE = "rostrum"
 
 
 async def provision(admin_url: str, passwords: Mapping[str, str], *, database: str = DATABASE) -> None:
     """Creates ``database``, and per service a login role that owns the schema of its name and sees no other."""
-    server = await asyncpg.connect(_plain(admin_url))
+    server = await asyncpg.connect(asyncpg_dsn(admin_url))
     try:
         if not await server.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", database):
             await server.execute(f'CREATE DATABASE "{database}"')
@@ -27,7 +29,7 @@ async def provision(admin_url: str, passwords: Mapping[str, str], *, database: s
             await server.execute(f'{verb} ROLE "{name}" LOGIN PASSWORD {quoted}')
     finally:
         await server.close()
-    inside = await asyncpg.connect(_plain(admin_url), database=database)
+    inside = await asyncpg.connect(asyncpg_dsn(admin_url), database=database)
     try:
         await inside.execute(f'REVOKE ALL ON DATABASE "{database}" FROM PUBLIC')
         await inside.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
@@ -39,10 +41,6 @@ async def provision(admin_url: str, passwords: Mapping[str, str], *, database: s
             await inside.execute(f'ALTER ROLE "{name}" SET search_path = "{name}"')
     finally:
         await inside.close()
-
-
-def _plain(url: str) -> str:
-    return url.replace("postgresql+asyncpg://", "postgresql://", 1)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.contracts.envelope import CONTENT_TYPE, encode
-from shared.database.engine import connection_settings
+from shared.database.engine import asyncpg_dsn, connection_settings
 from shared.messaging.commit_notifier import channel_name
 from shared.messaging.connection import BROKER_TIMEOUT, connect
 from shared.messaging.outbox import INBOX, OUTBOX
@@ -161,7 +161,7 @@ class Relay:
 
     async def connect_guard(self) -> asyncpg.Connection:
         """A connection that PostgreSQL ends, and its locks with it, when nothing is heard of it."""
-        url = self._settings.database_url.get_secret_value().replace("+asyncpg", "", 1)
+        url = asyncpg_dsn(self._settings.database_url.get_secret_value())
         parameters = {
             **connection_settings(self._settings, "relay"),
             "idle_session_timeout": f"{GUARD_PATIENCE * 1000:.0f}",

@@ -12,6 +12,7 @@ import alembic.config
 import asyncpg
 from alembic.script import Script, ScriptDirectory
 
+from shared.database.engine import asyncpg_dsn
 from shared.settings import Settings
 
 REFUSAL = """\
@@ -128,7 +129,7 @@ async def upgrade_in_steps(config: alembic.config.Config) -> None:
     Needs ``config.attributes["settings"]``.
     """
     settings: Settings = config.attributes["settings"]
-    connection = await asyncpg.connect(settings.database_url.get_secret_value().replace("+asyncpg", "", 1))
+    connection = await asyncpg.connect(asyncpg_dsn(settings.database_url.get_secret_value()))
     try:
         before = await read_schema(connection, settings.service)
         for revision in reversed(list(ScriptDirectory.from_config(config).walk_revisions())):

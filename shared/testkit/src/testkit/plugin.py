@@ -35,7 +35,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from shared.database.engine import Sessions, connection_settings, new_sessions
+from shared.database.engine import Sessions, asyncpg_dsn, connection_settings, new_sessions
 from shared.messaging.outbox import OUTBOX
 from shared.messaging.topology import dead_letter_queue_name, parked_queue_name, queue_name
 from shared.settings import Settings
@@ -129,7 +129,7 @@ class Databases:
         return database
 
     async def _admin(self, statement: str, *, url: str | None = None) -> None:
-        connection = await asyncpg.connect((url or self._admin_url).replace("+asyncpg", "", 1))
+        connection = await asyncpg.connect(asyncpg_dsn(url or self._admin_url))
         try:
             await connection.execute(statement)
         finally:
@@ -147,7 +147,7 @@ async def check_migrations(service: ServiceUnderTest, databases: Databases) -> N
     """Fails unless the revisions lead from nothing to the models, one step back, and there again, and unless code
     that is running bears each of them."""
     url = await databases.empty(f"{service.name}_migrations")
-    connection = await asyncpg.connect(url.replace("+asyncpg", "", 1))
+    connection = await asyncpg.connect(asyncpg_dsn(url))
     await connection.execute(f'CREATE SCHEMA "{service.name}"')
     await connection.close()
     config = alembic.config.Config(service.root / "alembic.ini")

@@ -21,6 +21,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
+from shared.database.engine import asyncpg_dsn
 from shared.database.provisioning import provision
 from testkit.plugin import (
     AUDIENCE,
@@ -137,7 +138,7 @@ async def environment(
         await delete_queues(channel, name)
         for queue in (jobs, f"{jobs}.DQ", f"{jobs}.XQ"):
             await channel.queue_delete(queue)
-    database = await asyncpg.connect(admin_url.replace("+asyncpg", "", 1), database=empty.database)
+    database = await asyncpg.connect(asyncpg_dsn(admin_url), database=empty.database)
     await database.execute(f'DROP OWNED BY "{name}"')
     await database.execute(f'DROP ROLE "{name}"')
     await database.close()
