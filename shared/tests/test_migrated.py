@@ -17,7 +17,6 @@ ENV = """
 from shared.database.tables import new_metadata
 from shared.database.migrations import run
 from shared.settings import Settings
-from shared.database.engine import asyncpg_dsn
 run(Settings, new_metadata())
 """
 
