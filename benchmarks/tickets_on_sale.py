@@ -46,7 +46,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from deploy.local.ports import free_port
-from shared.contracts.envelope import Heading
+from shared.contracts.envelope import Envelope
 from shared.contracts.events import EventPublishedV1
 from shared.database.engine import asyncpg_dsn, new_engine, new_sessions
 from shared.http.dependencies import SessionDep
@@ -355,11 +355,11 @@ async def _event_on_sale(session: AsyncSession) -> UUID:
         state="published",
         version=1,
     )
-    heading = Heading(
+    envelope = Envelope(
         id=new_id(), source="events", type=event.message_type, subject=event.event_id, time=now,
         aggregatetype="events.event", aggregateseq=1,
     )  # fmt: skip
-    await on_event(session, event, heading)
+    await on_event(session, event, envelope)
     for number in range(1, TICKETS + 1):
         wanted = TicketCreate(
             name=f"Ticket {number}, regular price",

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 import shared.contracts
-from shared.contracts.envelope import CONTENT_TYPE, Heading, Message
+from shared.contracts.envelope import CONTENT_TYPE, Envelope, Message
 from shared.messaging.consumer import Subscription
 from shared.messaging.outbox import MAX_PAYLOAD_SIZE
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
@@ -37,7 +37,7 @@ DIGESTS = "SHA256SUMS"
 
 # Of the fields that all messages have. Those of one message say it in their class.
 ORGANIZER_MEANING = "The tenant whose data this is: the `org` claim of its tokens."
-HEADING_MEANINGS = {
+ENVELOPE_MEANINGS = {
     "specversion": "Version of CloudEvents.",
     "id": "Of this message; the same however often it comes, so a receiver knows it again.",
     "source": "`/rostrum/<service>`: who sent it.",
@@ -208,12 +208,12 @@ def _schemas(classes: Sequence[type[BaseModel]], place: str) -> dict[str, Any]:
     return schemas
 
 
-def _heading() -> dict[str, Any]:
-    schema: dict[str, Any] = _schemas([Heading], "")["Heading"]
+def _envelope() -> dict[str, Any]:
+    schema: dict[str, Any] = _schemas([Envelope], "")["Envelope"]
     for name, field in schema["properties"].items():
-        field["description"] = HEADING_MEANINGS[name]
+        field["description"] = ENVELOPE_MEANINGS[name]
     # Whoever sends writes these out, defaults or not.
-    schema["required"] = [name for name, field in Heading.model_fields.items() if field.default is not None]
+    schema["required"] = [name for name, field in Envelope.model_fields.items() if field.default is not None]
     return schema
 
 
@@ -264,7 +264,7 @@ def asyncapi(found: Sequence[Contract]) -> dict[str, Any]:
         "components": {
             "messages": {contract.type: _message(contract) for contract in found},
             "schemas": {
-                "Heading": _heading(),
+                "Envelope": _envelope(),
                 **_schemas([contract.message for contract in found], "#/components/schemas/"),
             },
         },
@@ -330,7 +330,7 @@ def _message(contract: Contract) -> dict[str, Any]:
         "title": contract.message.__name__,
         "summary": _meaning(contract),
         "contentType": CONTENT_TYPE,
-        "payload": {"allOf": [{"$ref": "#/components/schemas/Heading"}, data]},
+        "payload": {"allOf": [{"$ref": "#/components/schemas/Envelope"}, data]},
         "bindings": {"amqp": {"messageType": contract.type, "bindingVersion": "0.3.0"}},
         "examples": [{"name": Path(sample.name).stem, "payload": sample.envelope} for sample in contract.samples],
     }
@@ -380,7 +380,7 @@ the type as its routing key. Each service that listens has one quorum queue, `{q
 the types it knows. The AMQP properties `message_id`, `type` and `timestamp` repeat `id`, `type` and `time`. The
 trace travels in the envelope, not in AMQP headers. `data` is at most {MAX_PAYLOAD_SIZE // 1024} KiB of JSON:
 `outbox.add` refuses what is larger.""",
-        _fields(_heading()),
+        _fields(_envelope()),
         "Besides these there is `data`, the fields of the message, as follows.",
     ]
     for contract in found:

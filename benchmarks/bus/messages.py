@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import aio_pika
 import asyncpg
 
-from shared.contracts.envelope import CONTENT_TYPE, Envelope
+from shared.contracts.envelope import CONTENT_TYPE, MessageEnvelope
 from shared.contracts.events import EventFacts
 from shared.ids import new_id
 
@@ -24,7 +24,7 @@ class MeasuredV1(EventFacts):
     message_type: ClassVar[str] = "bench.event.measured.v1"
 
 
-def new_envelopes(count: int, *, aggregates: int) -> list[Envelope[MeasuredV1]]:
+def new_envelopes(count: int, *, aggregates: int) -> list[MessageEnvelope[MeasuredV1]]:
     """Messages of ``aggregates`` that change again and again in no order, each with its versions in order."""
     subjects = [new_id() for _ in range(aggregates)]
     versions: Counter[int] = Counter()
@@ -46,7 +46,7 @@ def new_envelopes(count: int, *, aggregates: int) -> list[Envelope[MeasuredV1]]:
             version=version,
         )
         made.append(
-            Envelope[MeasuredV1](
+            MessageEnvelope[MeasuredV1](
                 id=new_id(),
                 source="/rostrum/bench",
                 type=MeasuredV1.message_type,
@@ -61,7 +61,7 @@ def new_envelopes(count: int, *, aggregates: int) -> list[Envelope[MeasuredV1]]:
     return made
 
 
-def amqp_message(envelope: Envelope[Any]) -> aio_pika.Message:
+def amqp_message(envelope: MessageEnvelope[Any]) -> aio_pika.Message:
     """The message with the properties that the relay gives it."""
     return aio_pika.Message(
         envelope.model_dump_json(exclude_none=True).encode(),
@@ -73,7 +73,7 @@ def amqp_message(envelope: Envelope[Any]) -> aio_pika.Message:
     )
 
 
-async def fill_outbox(database: asyncpg.Connection, envelopes: list[Envelope[MeasuredV1]]) -> None:
+async def fill_outbox(database: asyncpg.Connection, envelopes: list[MessageEnvelope[MeasuredV1]]) -> None:
     """In place of what was there."""
     await database.execute("TRUNCATE outbox")
     rows = [

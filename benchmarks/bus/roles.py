@@ -20,7 +20,7 @@ from sqlalchemy import Column, MetaData, Table, Text, Uuid, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from benchmarks.bus.messages import MeasuredV1, amqp_message
-from shared.contracts.envelope import Envelope, Heading
+from shared.contracts.envelope import Envelope, MessageEnvelope
 from shared.database.engine import new_engine, new_sessions
 from shared.messaging.consumer import PREFETCH, Consumer, Subscription
 from shared.messaging.outbox import OUTBOX
@@ -55,7 +55,7 @@ async def bare_publish(settings: Settings, engine: AsyncEngine) -> None:
         rows = await connection.execute(select(OUTBOX).order_by(OUTBOX.c.created_at))
         messages = [
             amqp_message(
-                Envelope[MeasuredV1](
+                MessageEnvelope[MeasuredV1](
                     id=row.id,
                     source=f"/rostrum/{settings.service}",
                     type=row.type,
@@ -84,8 +84,8 @@ async def consume(settings: Settings, engine: AsyncEngine) -> None:
     stopping = asyncio.Event()
     counted = _counted(int(sys.argv[2]), stopping)
 
-    async def on_measured(session: AsyncSession, message: MeasuredV1, heading: Heading) -> None:
-        await counted(session, heading.id, message.name)
+    async def on_measured(session: AsyncSession, message: MeasuredV1, envelope: Envelope) -> None:
+        await counted(session, envelope.id, message.name)
 
     await Consumer(settings, new_sessions(engine), [Subscription(MeasuredV1, on_measured)]).run(stopping)
 

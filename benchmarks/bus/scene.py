@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 
 from benchmarks.bus.messages import MeasuredV1, amqp_message
 from events.settings import EventsSettings
-from shared.contracts.envelope import Envelope
+from shared.contracts.envelope import MessageEnvelope
 from shared.database.engine import asyncpg_dsn
 from shared.database.provisioning import provision
 from shared.messaging.topology import dead_letter_queue_name, declare_exchange, queue_name
@@ -112,7 +112,7 @@ async def sink_of(scene: Scene, environment: Environment) -> AsyncIterator[Abstr
     await queue.delete(if_unused=False, if_empty=False)
 
 
-async def put_into(scene: Scene, name: str, envelopes: Sequence[Envelope[MeasuredV1]]) -> None:
+async def put_into(scene: Scene, name: str, envelopes: Sequence[MessageEnvelope[MeasuredV1]]) -> None:
     publish = scene.channel.default_exchange.publish
     for first in range(0, len(envelopes), 200):
         await asyncio.gather(*(publish(amqp_message(one), name) for one in envelopes[first : first + 200]))

@@ -21,7 +21,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError, create_mo
 from docs import generate_messages as documents
 from docs.generate_messages import SAMPLES, Contract, Incomplete, Sample
 from shared.contracts import media
-from shared.contracts.envelope import Envelope, Heading, Message, encode
+from shared.contracts.envelope import Envelope, Message, MessageEnvelope, encode
 from shared.contracts.events import EventCreatedV1
 from shared.contracts.media import ImageProcessedV1
 
@@ -45,7 +45,7 @@ def broken_promises(message: type[Message], samples: Sequence[Sample]) -> list[s
     steady = set.intersection(*({place for place, _ in filled(sample.envelope["data"])} for sample in samples))
     for sample in samples:
         try:
-            read = Envelope[message].model_validate_json(sample.text)  # type: ignore[valid-type]
+            read = MessageEnvelope[message].model_validate_json(sample.text)  # type: ignore[valid-type]
         except ValidationError as error:
             found += [f"{sample.name}: {dotted(each['loc'])}: {each['msg']}" for each in error.errors()]
             continue
@@ -230,7 +230,7 @@ def test_fields_of_a_later_producer_are_ignored_in_envelope_and_data(sample: Sam
     later = sample.envelope | {"dataschema": "https://rostrum.test/later", "partitionkey": "b7"}
     later["data"] = later["data"] | {"balloons": {"red": 99}, "of_tomorrow": None}
     message = class_of(sample)
-    assert Heading.model_validate(later) == Heading.model_validate(sample.envelope)
+    assert Envelope.model_validate(later) == Envelope.model_validate(sample.envelope)
     assert message.model_validate(later["data"]) == message.model_validate(sample.envelope["data"])
     assert list(validator_of(sample).iter_errors(later)) == []
 
@@ -253,21 +253,21 @@ def test_a_sample_is_an_envelope_as_its_service_sends_it(sample: Sample) -> None
     assert envelope["aggregatetype"] == f"{service}.{subject}"
     assert envelope["subject"] in envelope["data"].values()
     assert envelope["aggregateseq"] == envelope["data"].get("version", envelope["aggregateseq"])
-    assert set(envelope) <= {*Heading.model_fields, "data"}
+    assert set(envelope) <= {*Envelope.model_fields, "data"}
 
 
 @each_sample
 def test_what_the_relay_writes_is_what_the_samples_show(sample: Sample) -> None:
-    heading = Heading.model_validate(sample.envelope)
+    envelope = Envelope.model_validate(sample.envelope)
     body = encode(
-        message_id=str(heading.id),
-        source=heading.source,
-        message_type=heading.type,
-        subject=str(heading.subject),
-        time=heading.time,
-        aggregate_type=heading.aggregatetype,
-        aggregate_seq=heading.aggregateseq,
-        traceparent=heading.traceparent,
+        message_id=str(envelope.id),
+        source=envelope.source,
+        message_type=envelope.type,
+        subject=str(envelope.subject),
+        time=envelope.time,
+        aggregate_type=envelope.aggregatetype,
+        aggregate_seq=envelope.aggregateseq,
+        traceparent=envelope.traceparent,
         data=json.dumps(sample.envelope["data"]),
     )
     written = json.loads(body)
@@ -548,7 +548,7 @@ def test_the_documented_schema_wants_what_the_class_wants(sample: Sample) -> Non
     for name in envelope["data"]:
         for data in (without(envelope["data"], name), envelope["data"] | {name: None}):
             assert validator.is_valid(envelope | {"data": data}) is reads(class_of(sample), data)
-    for name in {*Heading.model_fields, "data"} - {"traceparent"}:
+    for name in {*Envelope.model_fields, "data"} - {"traceparent"}:
         assert not validator.is_valid(without(envelope, name))
     assert not validator.is_valid(envelope | {"type": "media.image.lost.v1"})
 

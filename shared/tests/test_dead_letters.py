@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from shared.contracts.envelope import Heading, Message
+from shared.contracts.envelope import Envelope, Message
 from shared.database.engine import Sessions
 from shared.ids import new_id
 from shared.messaging import dead_letters
@@ -356,10 +356,10 @@ async def test_a_replayed_message_is_handled_again_and_has_one_effect(
     is_mended = False
     effects: list[UUID] = []
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         if not is_mended:
             raise RuntimeError("not yet")
-        effects.append(heading.id)
+        effects.append(envelope.id)
 
     message_id = new_id()
     body = envelope(str(message_id), "events.wall.painted.v1")

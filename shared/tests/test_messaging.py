@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import func, make_url, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from shared.contracts.envelope import Heading, Message
+from shared.contracts.envelope import Envelope, Message
 from shared.database.engine import Sessions, asyncpg_dsn
 from shared.ids import new_id
 from shared.messaging import outbox
@@ -237,7 +237,7 @@ async def test_a_message_delivered_three_times_has_one_effect(
     painted = message_class(settings.service)
     effects: list[str] = []
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         effects.append(message.color)
 
     async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
@@ -262,7 +262,7 @@ async def test_messages_of_one_aggregate_are_handled_in_order_and_one_at_a_time(
     at_work: list[str] = []
     done: list[str] = []
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         at_work.append(message.color)
         assert len(at_work) == 1
         await session.execute(select(func.pg_sleep(0.01)))
@@ -286,17 +286,17 @@ async def test_without_the_inbox_row_the_same_message_would_have_its_effect_agai
     painted = message_class(settings.service)
     effects: list[str] = []
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         effects.append(message.color)
 
     body = envelope_of(painted, "red")
-    heading = Heading.model_validate_json(body)
+    envelope = Envelope.model_validate_json(body)
     subscription = Subscription(painted, on_painted)
-    assert await handle_once(sessions, body, heading, subscription) == "handled"
-    assert await handle_once(sessions, body, heading, subscription) == "duplicate"
+    assert await handle_once(sessions, body, envelope, subscription) == "handled"
+    assert await handle_once(sessions, body, envelope, subscription) == "duplicate"
     async with sessions.begin() as session:
         await session.execute(INBOX.delete())
-    assert await handle_once(sessions, body, heading, subscription) == "handled"
+    assert await handle_once(sessions, body, envelope, subscription) == "handled"
     assert effects == ["red", "red"]
 
 
@@ -305,7 +305,7 @@ async def test_a_type_that_nobody_here_knows_is_counted_and_goes(
 ) -> None:
     painted, strange = message_class(settings.service), message_class(settings.service, "sandblasted")
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None: ...
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None: ...
 
     async def is_counted() -> bool:
         labels = {"type": strange.message_type, "result": "unknown"}
@@ -328,13 +328,13 @@ async def test_a_message_older_than_one_that_was_handled_is_dropped_unless_its_h
     painted = message_class(settings.service)
     effects: list[str] = []
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         effects.append(message.color)
 
     async def receive(color: str, seq: int, *, every: bool = False) -> str:
         body = envelope_of(painted, color, UUID(int=7), seq)
         subscription = Subscription(painted, on_painted, every=every)
-        return await handle_once(sessions, body, Heading.model_validate_json(body), subscription)
+        return await handle_once(sessions, body, Envelope.model_validate_json(body), subscription)
 
     assert await receive("second", 2) == "handled"
     assert await receive("first", 1) == "stale"
@@ -352,7 +352,7 @@ async def test_what_follows_a_message_in_its_aggregate_waits_while_that_is_tried
     failures = iter([True, True, True])
     done: list[str] = []
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         if message.color == "1" and next(failures, False):
             raise RuntimeError("not yet")
         done.append(message.color)
@@ -375,7 +375,7 @@ async def test_while_the_database_is_away_no_message_becomes_a_dead_letter(
     painted = message_class(settings.service)
     done: list[str] = []
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         done.append(message.color)
 
     async def has_failed_often() -> bool:
@@ -459,7 +459,7 @@ async def test_a_poison_message_ends_among_the_dead_letters_and_its_neighbours_a
     painted = message_class(settings.service)
     handled: list[str] = []
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         if message.color == "poison":
             raise RuntimeError("this one never works")
         handled.append(message.color)
@@ -519,7 +519,7 @@ async def test_a_broker_that_goes_away_within_the_handshake_is_one_that_can_not_
 
 
 def envelope_of(kind: type[Message], color: str, subject: UUID | None = None, seq: int = 1) -> bytes:
-    heading = Heading.model_validate(
+    envelope = Envelope.model_validate(
         {
             "id": new_id(),
             "source": "/rostrum/probe",
@@ -531,7 +531,7 @@ def envelope_of(kind: type[Message], color: str, subject: UUID | None = None, se
         }
     )
     return json.dumps(
-        {**heading.model_dump(mode="json"), "data": {"organizer": "acme", "color": color, "new_field": 1}}
+        {**envelope.model_dump(mode="json"), "data": {"organizer": "acme", "color": color, "new_field": 1}}
     ).encode()
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.auth.keys import JwksSource
 from shared.auth.outgoing import ServiceTokenAuth
-from shared.contracts.envelope import Heading, Message
+from shared.contracts.envelope import Envelope, Message
 from shared.database.engine import Sessions, new_engine
 from shared.jobs.attempts import claim, verdict
 from shared.jobs.requeue import sweep
@@ -208,7 +208,7 @@ async def test_a_messenger_tells_whether_it_consumes_and_what_lies_in_its_queues
     class PaintedV1(Message):
         message_type: ClassVar[str] = f"{settings.service}.wall.painted.v1"
 
-    async def on_painted(_: AsyncSession, __: PaintedV1, ___: Heading) -> None:
+    async def on_painted(_: AsyncSession, __: PaintedV1, ___: Envelope) -> None:
         return None
 
     def told() -> list[float | None]:

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from shared.contracts.envelope import Heading, Message
+from shared.contracts.envelope import Envelope, Message
 from shared.database.engine import Sessions
 from shared.ids import new_id
 from shared.messaging import outbox, outbox_history
@@ -250,8 +250,8 @@ async def test_the_receivers_inbox_absorbs_a_replay(
     painted = message_class(settings.service)
     effects: list[str] = []
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
-        effects.append(str(heading.id))
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
+        effects.append(str(envelope.id))
 
     consumer = Consumer(settings, sessions, [Subscription(painted, on_painted)])
     channel = await connection.channel()

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, format_trace_id
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from shared.contracts.envelope import Heading, Message
+from shared.contracts.envelope import Envelope, Message
 from shared.database.engine import Sessions
 from shared.http.app import new_app
 from shared.http.dependencies import SessionDep
@@ -71,7 +71,7 @@ async def test_the_request_the_publishing_and_the_handling_of_a_message_are_one_
     handled = asyncio.Event()
     stopping = asyncio.Event()
 
-    async def on_painted(session: AsyncSession, message: Any, heading: Heading) -> None:
+    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         handled.set()
 
     async with await connect(settings, "test") as broker:

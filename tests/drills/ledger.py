@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Identity, Table, Text, Uuid, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.contracts.envelope import Heading
+from shared.contracts.envelope import Envelope
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventFacts, EventPublishedV1, EventUnpublishedV1
 from shared.database.tables import new_metadata
 from shared.messaging.consumer import Subscription
@@ -43,10 +43,15 @@ class Poisoned(Exception):
     """This message can't be handled, however often it is tried."""
 
 
-async def write_down(session: AsyncSession, message: EventFacts, heading: Heading) -> None:
+async def write_down(session: AsyncSession, message: EventFacts, envelope: Envelope) -> None:
     if POISON in message.name:
         raise Poisoned(message.name)
-    row = {"message_id": heading.id, "subject": heading.subject, "seq": heading.aggregateseq, "name": message.name}
+    row = {
+        "message_id": envelope.id,
+        "subject": envelope.subject,
+        "seq": envelope.aggregateseq,
+        "name": message.name,
+    }
     await session.execute(insert(EFFECTS).values(row))
 
 

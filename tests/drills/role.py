@@ -22,7 +22,7 @@ from uuid import UUID
 import aio_pika
 from sqlalchemy import text
 
-from shared.contracts.envelope import Heading
+from shared.contracts.envelope import Envelope
 from shared.messaging import consumer, relay
 
 _is_to_die = threading.Event()
@@ -62,10 +62,10 @@ def _dawdle() -> None:
     """Every other message of an aggregate is slow, so that the next one could overtake it."""
     handle_once = consumer.handle_once
 
-    async def slow(sessions: Any, body: bytes, heading: Heading, subscription: Any) -> consumer.Outcome:
-        if _is_to_dawdle.is_set() and heading.aggregateseq % 2:
+    async def slow(sessions: Any, body: bytes, envelope: Envelope, subscription: Any) -> consumer.Outcome:
+        if _is_to_dawdle.is_set() and envelope.aggregateseq % 2:
             await asyncio.sleep(0.1)
-        return await handle_once(sessions, body, heading, subscription)
+        return await handle_once(sessions, body, envelope, subscription)
 
     _put(consumer, "handle_once", slow)
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from events.images.handlers import on_image_processed
 from events.messenger import SUBSCRIPTIONS
 from events.models import ImageCopy
-from shared.contracts.envelope import Heading
+from shared.contracts.envelope import Envelope
 from shared.contracts.media import ImageProcessedV1
 from shared.contracts.programme import Programme
 from shared.database.engine import Sessions
@@ -38,8 +38,8 @@ def processed(image_id: UUID, *, organizer: str = "acme", digest: str = "aa") ->
     )
 
 
-def heading(image_id: UUID, seq: int) -> Heading:
-    return Heading.model_validate(
+def envelope(image_id: UUID, seq: int) -> Envelope:
+    return Envelope.model_validate(
         {
             "id": uuid4(),
             "source": "/rostrum/media",
@@ -52,8 +52,8 @@ def heading(image_id: UUID, seq: int) -> Heading:
     )
 
 
-def envelope(head: Heading, message: ImageProcessedV1) -> bytes:
-    return json.dumps({**head.model_dump(mode="json"), "data": message.model_dump(mode="json")}).encode()
+def body_of(envelope: Envelope, message: ImageProcessedV1) -> bytes:
+    return json.dumps({**envelope.model_dump(mode="json"), "data": message.model_dump(mode="json")}).encode()
 
 
 async def test_a_message_is_taken_once_and_an_older_one_changes_nothing(
@@ -61,13 +61,13 @@ async def test_a_message_is_taken_once_and_an_older_one_changes_nothing(
 ) -> None:
     image_id = uuid4()
     [subscription] = [item for item in SUBSCRIPTIONS if item.message is ImageProcessedV1]
-    younger, older = heading(image_id, 3), heading(image_id, 2)
+    younger, older = envelope(image_id, 3), envelope(image_id, 2)
 
     message = processed(image_id, digest="new")
-    assert await handle_once(sessions, envelope(younger, message), younger, subscription) == "handled"
-    assert await handle_once(sessions, envelope(younger, message), younger, subscription) == "duplicate"
+    assert await handle_once(sessions, body_of(younger, message), younger, subscription) == "handled"
+    assert await handle_once(sessions, body_of(younger, message), younger, subscription) == "duplicate"
     late = processed(image_id, digest="old")
-    assert await handle_once(sessions, envelope(older, late), older, subscription) == "stale"
+    assert await handle_once(sessions, body_of(older, late), older, subscription) == "stale"
 
     copy = await session.get_one(ImageCopy, image_id)
     assert copy.seq == 3
@@ -84,7 +84,7 @@ async def test_an_event_shows_its_picture_when_it_is_processed(
     assert (before.json()["images"], before.json()["logo_images"]) == (None, None)
 
     for _ in range(2):
-        await on_image_processed(session, processed(image_id), heading(image_id, 1))
+        await on_image_processed(session, processed(image_id), envelope(image_id, 1))
     await session.commit()
 
     headers = {**tokens.organizer(), "If-None-Match": before.headers["ETag"]}
@@ -107,7 +107,7 @@ async def test_an_image_of_another_organizer_is_none(
     client: httpx.AsyncClient, tokens: TokenFactory, session: AsyncSession, create_event: Any
 ) -> None:
     image_id = uuid4()
-    await on_image_processed(session, processed(image_id, organizer="other"), heading(image_id, 1))
+    await on_image_processed(session, processed(image_id, organizer="other"), envelope(image_id, 1))
     await session.commit()
     event = await create_event(image_id=str(image_id))
     assert event["images"] is None
@@ -124,7 +124,7 @@ async def test_speakers_and_sponsors_show_their_pictures_and_the_original_addres
     content["sponsors"][0]["logo"] = {"image_id": str(logo_id), "path": "images/b.png"}
     event_id = await import_programme(Programme.model_validate(content))
     for image_id in (photo_id, logo_id):
-        await on_image_processed(session, processed(image_id), heading(image_id, 1))
+        await on_image_processed(session, processed(image_id), envelope(image_id, 1))
     await session.commit()
 
     ada = (await client.get(f"/v1/events/{event_id}/speakers")).json()["items"][0]

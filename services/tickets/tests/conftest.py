@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.contracts.envelope import Heading
+from shared.contracts.envelope import Envelope
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventPublishedV1, EventUnpublishedV1
 from shared.database.engine import Sessions
 from shared.ids import new_id
@@ -70,7 +70,7 @@ def teller(sessions: Sessions) -> TellOfEvent:
         event_id = event_id or new_id()
         payload = message.model_validate({**EVENT, "event_id": event_id, "version": seq, **facts})
         for _ in range(2):
-            heading = Heading(
+            envelope = Envelope(
                 id=new_id(),
                 source="/rostrum/events",
                 type=message.message_type,
@@ -80,7 +80,7 @@ def teller(sessions: Sessions) -> TellOfEvent:
                 aggregateseq=seq,
             )
             async with sessions() as session:
-                await on_event(session, payload, heading)
+                await on_event(session, payload, envelope)
                 await session.commit()
         return event_id
 

@@ -15,7 +15,7 @@ import httpx
 from asgi_lifespan import LifespanManager
 from sqlalchemy import select, text
 
-from shared.contracts.envelope import Heading
+from shared.contracts.envelope import Envelope
 from shared.contracts.events import EventPublishedV1
 from shared.database.engine import Sessions, asyncpg_dsn
 from shared.ids import new_id
@@ -44,8 +44,8 @@ async def run(name: str, *words: str) -> None:
     await asyncio.to_thread(subprocess.run, [program, *words], check=True, capture_output=True)
 
 
-def published(event_id: UUID, seq: int, name: str) -> tuple[bytes, Heading]:
-    heading = Heading(
+def published(event_id: UUID, seq: int, name: str) -> tuple[bytes, Envelope]:
+    envelope = Envelope(
         id=new_id(),
         source="/rostrum/events",
         type=EventPublishedV1.message_type,
@@ -55,11 +55,11 @@ def published(event_id: UUID, seq: int, name: str) -> tuple[bytes, Heading]:
         aggregateseq=seq,
     )
     message = EventPublishedV1.model_validate({**FACTS, "event_id": event_id, "version": seq, "name": name})
-    body = {**heading.model_dump(mode="json"), "data": message.model_dump(mode="json")}
-    return json.dumps(body).encode(), heading
+    body = {**envelope.model_dump(mode="json"), "data": message.model_dump(mode="json")}
+    return json.dumps(body).encode(), envelope
 
 
-async def receive(sessions: Sessions, message: tuple[bytes, Heading]) -> str:
+async def receive(sessions: Sessions, message: tuple[bytes, Envelope]) -> str:
     return await handle_once(sessions, *message, ON_PUBLISHED)
 
 

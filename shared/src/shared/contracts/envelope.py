@@ -28,8 +28,8 @@ class Message(BaseModel):
     organizer: str
 
 
-class Heading(BaseModel):
-    """The envelope without its payload: what a consumer knows before it has chosen a reader.
+class Envelope(BaseModel):
+    """The CloudEvents attributes of a message, without its data: what a consumer reads before it chooses a handler.
 
     ``subject`` is the id of the aggregate the fact is about and ``aggregateseq`` its version after the fact;
     both together let a consumer see that a message is older than what it already knows.
@@ -52,7 +52,7 @@ class Heading(BaseModel):
 M = TypeVar("M", bound=Message)
 
 
-class Envelope(Heading, Generic[M]):
+class MessageEnvelope(Envelope, Generic[M]):
     data: M
 
 
@@ -68,8 +68,8 @@ def encode(
     traceparent: str | None,
     data: str,
 ) -> bytes:
-    """The body of an ``Envelope`` whose payload is JSON text already, which then need not be read to be sent."""
-    heading = {
+    """Return the body of a ``MessageEnvelope`` whose data is JSON text already."""
+    envelope = {
         "specversion": "1.0",
         "id": message_id,
         "source": source,
@@ -81,5 +81,5 @@ def encode(
         "aggregateseq": aggregate_seq,
     }
     if traceparent:
-        heading["traceparent"] = traceparent
-    return orjson.dumps({**heading, "data": orjson.Fragment(data)})
+        envelope["traceparent"] = traceparent
+    return orjson.dumps({**envelope, "data": orjson.Fragment(data)})

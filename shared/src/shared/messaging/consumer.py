@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.contracts.envelope import Heading, Message
+from shared.contracts.envelope import Envelope, Message
 from shared.database.engine import Sessions
 from shared.messaging.connection import BROKER_TIMEOUT, connect, until_closed
 from shared.messaging.topology import (
@@ -67,11 +67,11 @@ class Subscription(Generic[M]):
     """One kind of message and the code that reacts, in the transaction of the session it gets.
 
     A message older than one of the same aggregate that was handled before is dropped, as the younger one told the
-    whole state. With ``every`` the handler gets it all the same and looks at ``heading.aggregateseq`` itself.
+    whole state. With ``every`` the handler gets it all the same and looks at ``envelope.aggregateseq`` itself.
     """
 
     message: type[M]
-    handler: Callable[[AsyncSession, M, Heading], Awaitable[None]]
+    handler: Callable[[AsyncSession, M, Envelope], Awaitable[None]]
     every: bool = False
 
 
@@ -156,26 +156,26 @@ class Consumer:
         if incoming.redelivered:
             REDELIVERED.inc()
         try:
-            heading = Heading.model_validate_json(incoming.body)
+            envelope = Envelope.model_validate_json(incoming.body)
         except ValidationError as error:
             HANDLED.labels("unreadable", "dead").inc()
             await self._bury(incoming, "unreadable", str(error), attempts=1)
             return
-        carrier = {"traceparent": heading.traceparent} if heading.traceparent else {}
+        carrier = {"traceparent": envelope.traceparent} if envelope.traceparent else {}
         with continued_trace(
             carrier,
-            f"process {heading.type}",
+            f"process {envelope.type}",
             SpanKind.CONSUMER,
-            {"messaging.system": "rabbitmq", "messaging.message.id": str(heading.id)},
-            message_id=str(heading.id),
-            message_type=heading.type,
+            {"messaging.system": "rabbitmq", "messaging.message.id": str(envelope.id)},
+            message_id=str(envelope.id),
+            message_type=envelope.type,
         ):
-            subscription = self._subscriptions.get(heading.type)
+            subscription = self._subscriptions.get(envelope.type)
             if subscription is None:
-                await self._settle_unknown(incoming, heading)
+                await self._settle_unknown(incoming, envelope)
             else:
-                async with self._turn_of(heading.subject):
-                    await self._handle(incoming, heading, subscription)
+                async with self._turn_of(envelope.subject):
+                    await self._handle(incoming, envelope, subscription)
 
     @asynccontextmanager
     async def _turn_of(self, subject: UUID) -> AsyncIterator[None]:
@@ -190,32 +190,32 @@ class Consumer:
             if not turn.users:
                 del self._turns[subject]
 
-    async def _settle_unknown(self, incoming: AbstractIncomingMessage, heading: Heading) -> None:
-        if heading.type.rpartition(".v")[0] in self._stems:
+    async def _settle_unknown(self, incoming: AbstractIncomingMessage, envelope: Envelope) -> None:
+        if envelope.type.rpartition(".v")[0] in self._stems:
             # A version this release can't read is kept for the one that can.
-            HANDLED.labels(heading.type, "dead").inc()
-            await self._bury(incoming, "version-unknown", f"{heading.type} is not read here.", attempts=1)
+            HANDLED.labels(envelope.type, "dead").inc()
+            await self._bury(incoming, "version-unknown", f"{envelope.type} is not read here.", attempts=1)
         else:
-            HANDLED.labels(heading.type, "unknown").inc()
+            HANDLED.labels(envelope.type, "unknown").inc()
             log.warning("message.type_unknown")
             await incoming.ack()
 
     async def _handle(
-        self, incoming: AbstractIncomingMessage, heading: Heading, subscription: Subscription[Any]
+        self, incoming: AbstractIncomingMessage, envelope: Envelope, subscription: Subscription[Any]
     ) -> None:
         attempt = 1
         while True:
             try:
                 async with self._transactions:
-                    with HANDLE_SECONDS.labels(heading.type).time():
-                        outcome = await handle_once(self._sessions, incoming.body, heading, subscription)
+                    with HANDLE_SECONDS.labels(envelope.type).time():
+                        outcome = await handle_once(self._sessions, incoming.body, envelope, subscription)
             except Exception as error:
-                HANDLED.labels(heading.type, "failed").inc()
+                HANDLED.labels(envelope.type, "failed").inc()
                 get_current_span().record_exception(error)
                 if await self._database_answers():
                     log.error("message.failed", attempt=attempt, exc_info=error)
                     if attempt == ATTEMPTS:
-                        HANDLED.labels(heading.type, "dead").inc()
+                        HANDLED.labels(envelope.type, "dead").inc()
                         await self._bury(incoming, "handler", f"{type(error).__name__}: {error}", attempts=attempt)
                         return
                     await self._wait(FIRST_RETRY_DELAY * 2 ** (attempt - 1))
@@ -227,7 +227,7 @@ class Consumer:
                     await incoming.nack(requeue=True)
                     return
             else:
-                HANDLED.labels(heading.type, outcome).inc()
+                HANDLED.labels(envelope.type, outcome).inc()
                 log.info("message.handled", outcome=outcome)
                 await incoming.ack()
                 return
@@ -285,7 +285,7 @@ _RECEIVE = text("""
 
 
 async def handle_once(
-    sessions: Sessions, body: bytes, heading: Heading, subscription: Subscription[Any]
+    sessions: Sessions, body: bytes, envelope: Envelope, subscription: Subscription[Any]
 ) -> Outcome:
     """Runs the handler in one transaction with the inbox row, unless the message was handled before or is stale."""
     payload = subscription.message.model_validate(orjson.loads(body)["data"])
@@ -293,11 +293,11 @@ async def handle_once(
         received = await session.execute(
             _RECEIVE,
             {
-                "message_id": heading.id,
-                "type": heading.type,
-                "aggregate_type": heading.aggregatetype,
-                "aggregate_id": heading.subject,
-                "seq": heading.aggregateseq,
+                "message_id": envelope.id,
+                "type": envelope.type,
+                "aggregate_type": envelope.aggregatetype,
+                "aggregate_id": envelope.subject,
+                "seq": envelope.aggregateseq,
             },
         )
         is_new, is_newest = received.one()
@@ -305,7 +305,7 @@ async def handle_once(
             return "duplicate"
         if not is_newest and not subscription.every:
             return "stale"
-        await subscription.handler(session, payload, heading)
+        await subscription.handler(session, payload, envelope)
     return "handled"
 
 
