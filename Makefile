@@ -179,17 +179,34 @@ $(SECURITY_STAMP): uv.lock $(STAMP)
 	@UV_PROJECT_ENVIRONMENT=$(SECURITY) $(UV) sync --frozen --only-group security --quiet
 	@touch $@
 
+# `--strict`: a package that the database does not know fails the audit, instead of passing as free of vulnerabilities.
 .PHONY: audit
-audit: $(SECURITY_STAMP) ## Ask for known faults of all locked packages (AUDIT_SERVICE=osv for OSV.dev)
-	@$(VENV)/python -m deploy.security.audit $(UV) $(SECURITY)/bin/pip-audit $(ARGS)
+audit: $(SECURITY_STAMP) ## Audit all locked packages for known vulnerabilities (AUDIT_SERVICE=osv for OSV.dev)
+	@$(UV) export --frozen --all-packages --all-groups --no-emit-workspace --no-hashes --quiet \
+	  --output-file $(SECURITY)/locked.txt >/dev/null
+	@$(SECURITY)/bin/pip-audit --requirement $(SECURITY)/locked.txt --no-deps --disable-pip --strict \
+	  --progress-spinner off --vulnerability-service $(or $(AUDIT_SERVICE),pypi) $(ARGS)
 
 .PHONY: secrets-scan
-secrets-scan: $(SECURITY_STAMP) ## Look for secrets in the files of git (ARGS=--accept for harmless ones)
-	@$(VENV)/python -m deploy.security.secrets_scan $(SECURITY)/bin/detect-secrets $(ARGS)
+secrets-scan: $(SECURITY_STAMP) ## Scan the files of git for secrets that .secrets.baseline does not accept
+	@git ls-files -z | xargs -0 $(SECURITY)/bin/detect-secrets-hook --no-verify --baseline .secrets.baseline
+
+.PHONY: secrets-accept
+secrets-accept: $(SECURITY_STAMP) ## Accept what the scan finds now as harmless: updates .secrets.baseline, review its diff
+	@$(SECURITY)/bin/detect-secrets scan --no-verify --baseline .secrets.baseline
 
 .PHONY: sbom
-sbom: $(SECURITY_STAMP) ## List the parts of each service, and of its image, as CycloneDX in .state/sbom
-	@$(VENV)/python -m deploy.security.sbom $(UV) $(SECURITY)/bin/syft
+sbom: SBOM_TAG ?= dev
+sbom: $(SECURITY_STAMP) ## List the packages of each service, and of its image (SBOM_TAG=), as CycloneDX in .state/sbom
+	@mkdir -p .state/sbom
+	@set -e; for service in $(SERVICES); do \
+	  $(UV) export --frozen --package rostrum-$$service --no-default-groups --quiet --preview-features sbom-export \
+	    --format cyclonedx1.5 --output-file .state/sbom/$$service.cdx.json >/dev/null; \
+	  if docker image inspect rostrum-$$service:$(SBOM_TAG) >/dev/null 2>&1; then \
+	    SYFT_CHECK_FOR_APP_UPDATE=false $(SECURITY)/bin/syft scan docker:rostrum-$$service:$(SBOM_TAG) --quiet \
+	      --output cyclonedx-json=.state/sbom/$$service-image.cdx.json; \
+	  else echo "sbom: Docker has no image rostrum-$$service:$(SBOM_TAG), so only its locked packages are listed"; fi; \
+	done
 
 ##@ Measure
 

@@ -1,1 +1,0 @@
-"""What looks for known faults in packages, for secrets in files, and lists the parts of each service."""
