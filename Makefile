@@ -166,6 +166,12 @@ k8s-validate: $(STAMP) ## Check every overlay of deploy/k8s against the schemas 
 k8s-render: $(STAMP) ## Write what `kubectl apply -k` would see to .state/k8s (OVERLAY=production for one, ARGS=- to show it)
 	@$(VENV)/python -m deploy.k8s.manifests $(OVERLAY) $(ARGS)
 
+.PHONY: k8s-rules
+k8s-rules: ## Write the alerts as a resource of the Prometheus operator, from deploy/observability/rules.yml
+	@{ printf '%s\n' '# Written by `make k8s-rules` from deploy/observability/rules.yml.' \
+	  'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: rostrum-rules' 'spec:'; \
+	  sed '/^#/d; s/^/  /' deploy/observability/rules.yml; } > deploy/k8s/components/monitoring/rules.yaml
+
 .PHONY: k8s-secrets
 k8s-secrets: $(STAMP) ## Print the Secrets that the local overlay of deploy/k8s needs, for `kubectl apply -f -`
 	@$(VENV)/python -m deploy.k8s.local_secrets

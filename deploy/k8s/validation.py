@@ -14,7 +14,6 @@ import kubernetes_validate
 from jsonschema import Draft7Validator
 
 from deploy.k8s.manifests import FOLDER, OVERLAYS, Manifest, NotRendered, manifests
-from deploy.k8s.observability import stale
 from deploy.local.process import MissingPart
 
 KUBERNETES = "1.37"
@@ -54,7 +53,6 @@ def main() -> int:
     found: list[str] = []
     by_hand: Counter[str] = Counter()
     try:
-        found += stale()
         for overlay in OVERLAYS:
             rendered = manifests(overlay)
             of_overlay = [fault for manifest in rendered for fault in faults(manifest)]

@@ -1,7 +1,6 @@
 """The commands beside the manifests: what they refuse, and what they write."""
 
 import importlib
-import json
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -10,10 +9,11 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-from deploy.k8s import manifests, observability, validation
+from deploy.k8s import manifests, validation
 from deploy.k8s.local_secrets import local_secrets
 from deploy.k8s.manifests import OVERLAYS, Manifest
 from deploy.k8s.tests.reading import by_name, of_kind
+from deploy.observability.queries import DASHBOARD, RULES
 
 BROKEN = {
     "Deployment": ("spec", "template", "spec", "containers", 0, "livenessProbes"),
@@ -90,23 +90,18 @@ def test_passwords_are_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "passwords.json").stat().st_mode & 0o077 == 0
 
 
-def test_alerts_and_dashboards_are_as_their_source_says() -> None:
-    assert observability.stale() == []
+def test_alerts_are_those_of_every_way_of_running() -> None:
+    [rule] = of_kind("production", "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load(RULES.read_text()), "`make k8s-rules` writes them anew"
 
 
-def test_rules_and_dashboards_become_what_the_operators_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    groups = [{"name": "outbox", "rules": [{"alert": "Old", "expr": "rostrum_outbox_unpublished_rows > 5"}]}]
-    (tmp_path / "it.yml").write_text(yaml.safe_dump({"groups": groups}))
-    (tmp_path / "prometheus.yml").write_text("scrape_configs: []\n")
-    (tmp_path / "service.json").write_text(json.dumps({"title": "It", "panels": []}))
-    monkeypatch.setattr(observability, "SOURCE", tmp_path)
-    written = {name: yaml.safe_load(text) for name, text in observability.written().items()}
-    assert written["kustomization.yaml"]["resources"] == ["alerts-it.yaml", "dashboard-service.yaml"]
-    assert written["alerts-it.yaml"]["spec"]["groups"] == groups
-    assert list(validation.faults(written["alerts-it.yaml"])) == []
-    assert json.loads(written["dashboard-service.yaml"]["data"]["service.json"])["title"] == "It"
+def test_grafana_finds_the_dashboard_of_every_way_of_running() -> None:
+    [dashboard] = [
+        each
+        for each in of_kind("production", "ConfigMap")
+        if "grafana_dashboard" in each["metadata"].get("labels", {})
+    ]
+    assert dashboard["data"] == {DASHBOARD.name: DASHBOARD.read_text()}
 
 
 def test_alerts_ask_for_metrics_that_exist() -> None:
