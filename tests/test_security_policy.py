@@ -1,4 +1,4 @@
-"""SECURITY.md names a test for every promise; here is whether these tests exist."""
+"""SECURITY.md names a test for every promise; check that these tests exist."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ NAMED = sorted(set(re.findall(r"`([\w/.-]+\.py)::(\w+)`", TEXT)))
 
 
 def rows(heading: str) -> list[list[str]]:
-    """Cells of the table below a heading, without its own head."""
+    """Return the cells of the table below a heading, without its header."""
     section = TEXT.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
@@ -25,7 +25,7 @@ def functions_of(path: Path) -> dict[str, ast.AST]:
     return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-@pytest.mark.parametrize("heading", ["Who may reach what", "How much of it"])
+@pytest.mark.parametrize("heading", ["Access", "Limits"])
 def test_every_promise_names_a_test(heading: str) -> None:
     table = rows(heading)
     assert len(table) > 5
@@ -37,7 +37,7 @@ def test_every_promise_names_a_test(heading: str) -> None:
 @pytest.mark.parametrize(("path", "name"), NAMED)
 def test_a_test_that_is_named_exists_and_runs(path: str, name: str) -> None:
     found = functions_of(ROOT / path).get(name)
-    assert found is not None, f"{path} has no {name}: name the test that shows it now"
+    assert found is not None, f"{path} has no {name}: SECURITY.md must name the test that shows it"
     assert isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef)
     decorators = " ".join(ast.unparse(each) for each in found.decorator_list)
     assert "skip" not in decorators
@@ -45,8 +45,8 @@ def test_a_test_that_is_named_exists_and_runs(path: str, name: str) -> None:
 
 
 def test_every_actor_is_described() -> None:
-    described = set(re.findall(r"^\| \*\*([^*]+)\*\* \|", TEXT.split("## Who is there")[1].split("\n## ")[0], re.M))
-    for who, *_ in rows("Who may reach what"):
+    described = set(re.findall(r"^\| \*\*([^*]+)\*\* \|", TEXT.split("## Actors")[1].split("\n## ")[0], re.M))
+    for who, *_ in rows("Access"):
         actor = who.split(",")[0]
-        known = actor in described or actor.startswith(("what is uploaded", "a key", "a cache", "reader of"))
+        known = actor in described or actor.startswith(("uploaded", "storage key", "a cache", "reader of"))
         assert known or actor == "another user of the machine", who
