@@ -4,7 +4,11 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from events.events.repository import EventHead
+from events.events.service import read_head
 from shared.auth.access import organizer, reader
+from shared.http.dependencies import SessionDep
+from shared.http.etags import etag_of
 
 Reader = Annotated[str | None, Depends(reader("events:read"))]
 """The organizer whose own, unpublished things may be shown; ``None`` for the public."""
@@ -14,6 +18,22 @@ Organizer = Annotated[str, Depends(organizer("events:write"))]
 """The organizer whose things may be changed."""
 
 EventReference = Annotated[str, Path(description="The event's `id` or its `identifier`.", examples=["k3x9q0ab"])]
+
+
+async def _event(event_ref: EventReference, reader: Reader, session: SessionDep) -> EventHead:
+    return await read_head(session, event_ref, reader)
+
+
+EventDep = Annotated[EventHead, Depends(_event)]
+"""The event of the path, published or the reader's own."""
+
+
+async def _is_own(event: EventDep, reader: Reader) -> bool:
+    return event.organizer == reader
+
+
+IsOwn = Annotated[bool, Depends(_is_own)]
+"""Whether the caller is the event's organizer, who gets what the public does not."""
 
 
 async def _public_url(request: Request) -> str:
@@ -26,3 +46,8 @@ PublicUrl = Annotated[str, Depends(_public_url)]
 def fresh_headers(tag: str) -> dict[str, str]:
     """For an answer that may be kept as long as its ``ETag`` is asked for each time: organizers see more."""
     return {"ETag": tag, "Cache-Control": "no-cache", "Vary": "Authorization"}
+
+
+def tag_for(*parts: int | None, is_own: bool) -> str:
+    """The organizer gets another answer from the same address than the public, and so another tag."""
+    return etag_of(".".join([*(str(part) for part in parts if part is not None), *(["own"] if is_own else [])]))

@@ -2,9 +2,13 @@
 
 from fastapi import FastAPI
 
+from events.catalogue import router as catalogue
 from events.events import router as events
-from events.programme import router as programme
+from events.interchange import router as interchange
+from events.schedule import router as schedule
+from events.sessions import router as sessions
 from events.settings import EventsSettings
+from events.speakers import router as speakers
 from events.timezones import router as timezones
 from shared.http.app import new_app
 from shared.http.server import run_api
@@ -21,7 +25,16 @@ Answers carry the offset of the event's zone. Published events are open to every
 def create_app(settings: EventsSettings) -> FastAPI:
     return new_app(
         settings,
-        routers=[events.router, programme.router, timezones.router, events.internal, programme.internal],
+        routers=[
+            events.router,
+            sessions.router,
+            speakers.router,
+            catalogue.router,
+            schedule.router,
+            timezones.router,
+            events.internal,
+            interchange.internal,
+        ],
         title="Rostrum events",
         description=DESCRIPTION,
     )

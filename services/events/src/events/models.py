@@ -267,7 +267,7 @@ class Session(Base):
 
 
 class SessionSpeaker(Base):
-    """Who speaks in a session; ``position`` is the order of the billing, from 0."""
+    """Who speaks in a session; ``position`` is the place in the lineup, from 0."""
 
     __tablename__ = "session_speakers"
 

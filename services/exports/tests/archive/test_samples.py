@@ -15,7 +15,7 @@ SAMPLES = Path(__file__).parents[5] / "shared" / "samples"
 
 pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="samples are not beside this checkout")
 
-# sessions, of those with times, speakers, tracks, rooms, types, sponsors, social links, billings, images
+# sessions, of those with times, speakers, tracks, rooms, types, sponsors, social links, lineup entries, images
 COUNTS = {
     "Droidcon17": (37, 37, 33, 2, 3, 5, 11, 4, 34, 44),
     "EhealthAfrica": (0, 0, 0, 0, 0, 0, 0, 3, 0, 2),

@@ -153,7 +153,7 @@ class ProgrammeSession(Record):
     track: Key | None = None
     microlocation: Key | None = None
     session_type: Key | None = None
-    speakers: list[Key] = Field(default_factory=list, description="In the order of the billing, each once.")
+    speakers: list[Key] = Field(default_factory=list, description="The lineup, in its sequence; each speaker once.")
 
 
 class Programme(BaseModel):

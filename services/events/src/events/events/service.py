@@ -11,7 +11,7 @@ from events.events.repository import DRAFT, PUBLISHED, EventHead, EventView
 from events.events.rules import times_after_change, times_of_new_event
 from events.events.schemas import EventCreate, EventFactsRead, EventUpdate
 from events.models import Event
-from events.programme.zone_change import move_sessions
+from events.sessions.service import move_sessions
 from events.times import time_columns
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventFacts, EventPublishedV1, EventUnpublishedV1
 from shared.database.keyset import PageRequest

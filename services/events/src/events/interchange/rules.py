@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_
-
+from events.interchange.schemas import ProgrammeRepair
 from events.models import (
     Base,
     Event,
@@ -19,7 +18,6 @@ from events.models import (
     Sponsor,
     Track,
 )
-from events.programme.schemas import ProgrammeRepair
 from events.times import check_order, ends_of, starts_of, time_columns
 from shared.contracts.programme import (
     ImageRef,
@@ -37,8 +35,6 @@ from shared.contracts.programme import (
 from shared.ids import new_id
 from shared.problems import Invalid, Problem
 from shared.walltime import resolve
-
-SHOWN_STATES = ("accepted", "confirmed")
 
 LISTS: dict[str, tuple[type[Base], type[Record]]] = {
     "social_links": (SocialLink, ProgrammeSocialLink),
@@ -71,13 +67,8 @@ class Rows:
 
     event: dict[str, Any]
     lists: dict[str, list[dict[str, Any]]]
-    billing: list[dict[str, Any]]
+    lineup: list[dict[str, Any]]
     repairs: list[ProgrammeRepair] = field(default_factory=list)
-
-
-def shown(state: Any) -> ColumnElement[bool]:
-    """Sessions for everybody: accepted ones. Archives without states hold nothing but accepted sessions."""
-    return or_(state.is_(None), func.lower(state).in_(SHOWN_STATES))
 
 
 def state_of(written: str | None) -> str:
@@ -91,7 +82,7 @@ def privacy_of(written: str | None) -> str:
 
 def rows_of(programme: Programme) -> Rows:
     """The same rows each time but for their ids. Raises the problems of the event's times, ``ProgrammeBroken``."""
-    rows = Rows(event={}, lists={}, billing=[])
+    rows = Rows(event={}, lists={}, lineup=[])
     rows.event = _event_row(programme, rows.repairs)
     ids: dict[str, dict[str, UUID]] = {}
     for name in LISTS:
@@ -102,7 +93,7 @@ def rows_of(programme: Programme) -> Rows:
             raise ProgrammeBroken("Two records have the same key; keys are unique in each list.", field=name)
         rows.lists[name] = [_row(record, name, ids[name][record.key]) for record in records]
     for record, row in zip(programme.sessions, rows.lists["sessions"], strict=True):
-        _link(record, row, ids, rows.billing)
+        _link(record, row, ids, rows.lineup)
         _schedule(record, row, programme.event.timezone, rows.repairs)
     return rows
 
@@ -166,16 +157,16 @@ def _link(
     record: ProgrammeSession,
     row: dict[str, Any],
     ids: dict[str, dict[str, UUID]],
-    billing: list[dict[str, Any]],
+    lineup: list[dict[str, Any]],
 ) -> None:
     for name, target in LINKS.items():
         key = getattr(record, name)
         row[f"{name}_id"] = None if key is None else _linked(key, target, ids, record.key, name)
     if len(set(record.speakers)) < len(record.speakers):
-        raise ProgrammeBroken("A speaker is billed twice.", field=f"sessions.{record.key}.speakers")
+        raise ProgrammeBroken("A speaker stands twice in the lineup.", field=f"sessions.{record.key}.speakers")
     for position, key in enumerate(record.speakers):
         speaker_id = _linked(key, "speakers", ids, record.key, "speakers")
-        billing.append({"session_id": row["id"], "speaker_id": speaker_id, "position": position})
+        lineup.append({"session_id": row["id"], "speaker_id": speaker_id, "position": position})
 
 
 def _linked(key: str, target: str, ids: dict[str, dict[str, UUID]], session: str, name: str) -> UUID:
@@ -220,12 +211,12 @@ def _schedule(record: ProgrammeSession, row: dict[str, Any], zone: str, repairs:
 R = TypeVar("R", bound=Record)
 
 
-def programme_of(event: Event, lists: dict[str, Sequence[Any]], billing: Sequence[SessionSpeaker]) -> Programme:
+def programme_of(event: Event, lists: dict[str, Sequence[Any]], lineup: Sequence[SessionSpeaker]) -> Programme:
     """What ``rows_of`` made of a programme, as a programme; keys are those that were imported."""
     keys: dict[UUID | None, str | None] = {row.id: row.key for rows in lists.values() for row in rows}
     speakers: dict[UUID, list[str | None]] = {}
-    for line in billing:
-        speakers.setdefault(line.session_id, []).append(keys[line.speaker_id])
+    for entry in lineup:
+        speakers.setdefault(entry.session_id, []).append(keys[entry.speaker_id])
 
     def record(model: type[R], row: Any, **more: Any) -> R:
         same = {name: getattr(row, name) for name in model.model_fields if hasattr(row, name) and name not in more}

@@ -1,14 +1,14 @@
-"""When an event moves to another zone, its sessions keep what the clock on the wall shows."""
+"""Use cases of sessions."""
 
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from events.models import Session
+from events.sessions import repository
+from events.sessions.repository import SessionView
 from events.times import check_order, ends_of, starts_of, time_columns
-from shared.problems import FieldError, Invalid, Problem
+from shared.problems import FieldError, Invalid, NotFound, Problem
 from shared.walltime import moved_to
 
 MAX_ERRORS = 20
@@ -18,27 +18,24 @@ class SessionsCannotMove(Invalid):
     """``errors`` names the sessions, at most ``MAX_ERRORS`` of them."""
 
     code = "sessions-cannot-move"
-    title = "Some sessions have no such time in the new zone"
+    title = "Session times invalid in the new zone"
+
+
+async def read_session(session: AsyncSession, event_id: UUID, session_id: UUID, *, is_own: bool) -> SessionView:
+    view = await repository.find_session(session, event_id, session_id, is_own=is_own)
+    if view is None:
+        raise NotFound("The event has no such session, or the session is not accepted.")
+    return view
 
 
 async def move_sessions(session: AsyncSession, event_id: UUID, *, from_zone: str, to_zone: str) -> None:
-    """Raises ``SessionsCannotMove`` when the clocks of the new zone skip a time or show it twice."""
-    columns = (
-        Session.id,
-        Session.version,
-        Session.starts_local,
-        Session.starts_fold,
-        Session.starts_at,
-        Session.ends_local,
-        Session.ends_fold,
-        Session.ends_at,
-    )
-    rows = await session.execute(
-        select(*columns).where(Session.event_id == event_id, Session.starts_at.is_not(None)).with_for_update()
-    )
+    """Keep the wall times of the event's sessions in another zone, so that their instants move.
+
+    Raises ``SessionsCannotMove`` when the clocks of the new zone skip a time or show it twice.
+    """
     moved: list[dict[str, Any]] = []
     errors: list[FieldError] = []
-    for row in rows:
+    for row in await repository.lock_scheduled(session, event_id):
         field = f"sessions.{row.id}"
         try:
             starts = moved_to(starts_of(row, from_zone), to_zone, field=f"{field}.starts_at")
@@ -55,5 +52,4 @@ async def move_sessions(session: AsyncSession, event_id: UUID, *, from_zone: str
             f"In {to_zone} not every session can keep its time. {errors[0].message} Then change the zone.",
             errors=errors,
         )
-    if moved:
-        await session.execute(update(Session), moved)
+    await repository.change_sessions(session, moved)

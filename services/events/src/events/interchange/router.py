@@ -1,0 +1,42 @@
+"""HTTP of whole events, for other services."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from events.fields import Line
+from events.interchange import service
+from events.interchange.schemas import ProgrammeImport, ProgrammeImported
+from shared.auth.access import service_only
+from shared.contracts.programme import Programme
+from shared.http.dependencies import SessionDep
+from shared.http.idempotency import json_answer
+from shared.settings import MEBIBYTE
+
+MAX_PROGRAMME_SIZE = 64 * MEBIBYTE
+
+internal = APIRouter(
+    prefix="/internal/programmes",
+    tags=["internal"],
+    dependencies=[Depends(service_only())],
+    include_in_schema=False,
+)
+
+
+@internal.post(
+    "",
+    status_code=201,
+    response_model=ProgrammeImported,
+    responses={200: {"model": ProgrammeImported, "description": "This import was done before."}},
+    max_body_size=MAX_PROGRAMME_SIZE,
+    summary="Create an event with its whole programme",
+)
+async def import_programme(body: ProgrammeImport, session: SessionDep) -> Response:
+    imported, is_new = await service.import_programme(session, body)
+    return json_answer(imported, status=201 if is_new else 200)
+
+
+@internal.get("/{event_id}", response_model=Programme, summary="Read an event with its whole programme")
+async def export_programme(event_id: UUID, organizer: Annotated[Line, Query()], session: SessionDep) -> Response:
+    return json_answer(await service.export_programme(session, event_id, organizer))

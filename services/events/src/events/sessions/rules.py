@@ -1,0 +1,3 @@
+"""Decisions about sessions that need no database."""
+
+PUBLIC_STATES = ("accepted", "confirmed")
