@@ -11,8 +11,8 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
+from shared.contracts.problem import ProblemDocument
 from shared.database.engine import Sessions
-from shared.http.problems import ProblemDocument
 from shared.jobs.attempts import Run
 from shared.jobs.rows import DONE, FAILED, JobColumns
 

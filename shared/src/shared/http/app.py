@@ -8,16 +8,13 @@ from fastapi import APIRouter, FastAPI
 
 from shared.auth.keys import JwksSource
 from shared.auth.verify import TokenVerifier
+from shared.contracts.problem import ProblemDocument
 from shared.database.engine import database_check, new_engine
 from shared.http.docs import docs_router
 from shared.http.headers import AnswerHeaders, Cors
 from shared.http.limits import RequestLimits
 from shared.http.middleware import RequestContext, SizeRefusals
-from shared.http.problems import (
-    ProblemDocument,
-    add_problem_handlers,
-    gateway_refusals,
-)
+from shared.http.problems import add_problem_handlers, gateway_refusals
 from shared.messaging.commit_notifier import notifying_sessions
 from shared.settings import Settings
 from shared.telemetry.health import health_routes, not_stopping

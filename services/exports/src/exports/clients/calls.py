@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from exports.settings import ExportsSettings
 from shared.auth.outgoing import ServiceTokenAuth
-from shared.http.problems import ProblemDocument
+from shared.contracts.problem import ProblemDocument
 from shared.problems import FieldError, Problem, Unavailable
 from shared.storage.interface import in_thread
 from shared.telemetry.logs import get_logger

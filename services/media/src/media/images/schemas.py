@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from media.images.rules import STATES, variant_path
 from media.images.sizes import ImageKind
 from media.models import Image
+from shared.contracts.problem import ProblemDocument
 from shared.http.etags import etag_of
-from shared.http.problems import ProblemDocument
 from shared.texts import Storable
 
 State = Literal["received", "processing", "ready", "rejected"]
