@@ -221,7 +221,7 @@ def test_what_is_another_organizers_can_not_be_found(organizer: httpx.Client, st
             (
                 answer := organizer.post(
                     f"/v1/events/{event['id']}/tickets",
-                    json={"name": "T", "type": "free", "quantity": 1, "max_order": 1},
+                    json={"name": "T", "type": "free", "quantity": 1, "max_per_order": 1},
                 )
             ).status_code
             == 201
@@ -248,7 +248,7 @@ def test_what_is_another_organizers_can_not_be_found(organizer: httpx.Client, st
         ("PATCH", f"/v1/events/{event['id']}", {"name": "mine"}),
         ("POST", f"/v1/events/{event['id']}/publish", None),
         ("POST", f"/v1/events/{event['id']}/exports", None),
-        ("POST", f"/v1/events/{event['id']}/tickets", {"name": "X", "type": "free", "quantity": 1, "max_order": 1}),
+        ("POST", f"/v1/events/{event['id']}/tickets", {"name": "X", "type": "free", "max_per_order": 1}),
         ("PATCH", f"/v1/tickets/{ticket['id']}", {"name": "mine"}),
     )
     for method, path, body in writes:

@@ -27,8 +27,8 @@ FREE = Terms(
     min_price=None,
     max_price=None,
     quantity=100,
-    min_order=1,
-    max_order=10,
+    min_per_order=1,
+    max_per_order=10,
     sales_starts=resolve("2097-06-01T10:00", ZONE, field="sales_starts_at"),
     sales_ends=EVENT_ENDS,
 )
@@ -45,7 +45,7 @@ A, B, C = (UUID(int=number) for number in (1, 2, 3))
         replace(FREE, type="donation", min_price=FIVE, max_price=TEN),
         replace(FREE, type="donation", min_price=FIVE, max_price=FIVE),
         replace(FREE, quantity=5),
-        replace(FREE, quantity=3, min_order=3, max_order=3),
+        replace(FREE, quantity=3, min_per_order=3, max_per_order=3),
     ],
 )
 def test_sensible_terms_are_taken(terms: Terms) -> None:
@@ -66,10 +66,10 @@ def test_sensible_terms_are_taken(terms: Terms) -> None:
         ({"type": "donation", "min_price": TEN, "max_price": FIVE}, {"max_price"}),
         ({"type": "donation", "min_price": Amount(0, "EUR"), "max_price": Amount(0, "EUR")}, {"max_price"}),
         ({"type": "donation", "min_price": FIVE, "max_price": Amount(1000, "USD")}, {"max_price"}),
-        ({"min_order": 5, "max_order": 4}, {"max_order"}),
-        ({"quantity": 4, "min_order": 5}, {"quantity"}),
+        ({"min_per_order": 5, "max_per_order": 4}, {"max_per_order"}),
+        ({"quantity": 4, "min_per_order": 5}, {"quantity"}),
         ({"sales_starts": EVENT_ENDS}, {"sales_ends_at"}),
-        ({"price": TEN, "quantity": 1, "min_order": 20}, {"price", "quantity", "max_order"}),
+        ({"price": TEN, "quantity": 1, "min_per_order": 20}, {"price", "quantity", "max_per_order"}),
     ],
 )
 def test_every_broken_rule_is_named_with_its_field(changes: dict[str, Any], fields: set[str]) -> None:

@@ -45,8 +45,8 @@ async def test_a_created_ticket_is_shown_told_and_found_again(
         "min_price": None,
         "max_price": None,
         "quantity": 50,
-        "min_order": 1,
-        "max_order": 10,
+        "min_per_order": 1,
+        "max_per_order": 10,
         "is_hidden": False,
         "position": 1,
         "sales_starts_at": "2097-06-01T10:00:00+02:00",
@@ -131,6 +131,8 @@ async def test_sales_run_from_now_to_the_end_of_the_event_unless_told(
         ({"description": "\ud800"}, "invalid", "body.description", "unicode"),
         ({"name": None}, "invalid", "body.name", ""),
         ({"colour": "red"}, "invalid", "body.colour", ""),
+        ({"min_order": 1}, "invalid", "body.min_order", "Send min_per_order instead"),
+        ({"max_order": 5}, "invalid", "body.max_order", "Send max_per_order instead"),
     ],
 )
 async def test_bad_input_names_the_field_and_leaves_nothing_behind(
@@ -201,15 +203,16 @@ async def test_a_change_keeps_the_rest_and_is_checked_as_a_whole(
     client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any, outbox: RecordedOutbox
 ) -> None:
     event_id = await tell_of_event()
-    ticket = await create_ticket(event_id, type="paid", price=EUR_15, max_order=5)
+    ticket = await create_ticket(event_id, type="paid", price=EUR_15, max_per_order=5)
     path, own = f"/v1/tickets/{ticket['id']}", tokens.organizer()
 
     for body, field in (
-        ({"min_order": 6}, "max_order"),
+        ({"min_per_order": 6}, "max_per_order"),
         ({"type": "free"}, "price"),
         ({"price": None}, "price"),
         ({"sales_starts_at": ticket["sales_ends_at"]}, "sales_ends_at"),
         ({"quantity": None}, "body"),
+        ({"max_order": 5}, "body.max_order"),
     ):
         refused = await client.patch(path, json=body, headers=own)
         assert refused.status_code == 422, body
@@ -219,7 +222,7 @@ async def test_a_change_keeps_the_rest_and_is_checked_as_a_whole(
     changed = await client.patch(path, json={"type": "free", "price": None, "is_hidden": True}, headers=own)
     assert changed.json() == {**ticket, "type": "free", "price": None, "is_hidden": True, "version": 2}
     assert changed.headers["etag"] == '"2-open"'
-    same = await client.patch(path, json={"type": "free", "max_order": 5, "position": 1}, headers=own)
+    same = await client.patch(path, json={"type": "free", "max_per_order": 5, "position": 1}, headers=own)
     assert same.json()["version"] == 2, "nothing changed"
     assert [message.seq for message in await outbox.messages()] == [1, 2]
 
@@ -290,6 +293,30 @@ async def test_an_event_has_a_limited_number_of_tickets(
     assert len((await client.get(f"/v1/events/{event_id}/tickets")).json()["items"]) == MAX_TICKETS
 
 
+async def test_limits_per_order_have_the_same_values_under_their_old_names(
+    session: AsyncSession, tell_of_event: Any, create_ticket: Any
+) -> None:
+    async def limits() -> tuple[int, ...]:
+        names = "min_per_order, max_per_order, min_order, max_order"
+        return tuple((await session.execute(text(f"SELECT {names} FROM tickets"))).one())
+
+    await create_ticket(await tell_of_event(), min_per_order=2, max_per_order=6)
+    assert await limits() == (2, 6, 2, 6)
+    # As pods of the release before write: an UPDATE, then an INSERT, of the old names alone.
+    await session.execute(text("UPDATE tickets SET min_order = 3, max_order = 7"))
+    assert await limits() == (3, 7, 3, 7)
+    others = [
+        column.name for column in Ticket.__table__.columns if column.name not in ("min_per_order", "max_per_order")
+    ]
+    row = (await session.execute(text(f"SELECT {', '.join(others)} FROM tickets"))).mappings().one()
+    await session.execute(text("DELETE FROM tickets"))
+    values = ", ".join(f":{name}" for name in others)
+    await session.execute(text(f"INSERT INTO tickets ({', '.join(others)}) VALUES ({values})"), dict(row))
+    assert await limits() == (3, 7, 3, 7)
+    await session.execute(text("UPDATE tickets SET max_per_order = 9"))
+    assert await limits() == (3, 9, 3, 9)
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -301,7 +328,7 @@ async def test_an_event_has_a_limited_number_of_tickets(
         {"type": "gift"},
         {"price_minor": 5, "currency": "EUR"},
         {"quantity": 0},
-        {"max_order": 0},
+        {"max_per_order": 0},
         {"position": 0},
         {"sales_ends_at": datetime(2020, 1, 1, tzinfo=UTC)},
     ],

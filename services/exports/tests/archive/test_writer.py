@@ -82,6 +82,13 @@ def test_an_archive_holds_links_as_objects_and_says_what_is_in_it(tmp_path: Path
     assert check_archive(path) == []
 
 
+def test_tickets_keep_the_names_that_archives_have_for_their_limits(tmp_path: Path) -> None:
+    ticket = {"name": "Early bird", "min_per_order": 2, "max_per_order": 4, "version": 3}
+    with zipfile.ZipFile(written(tmp_path / "a.zip", tickets=[ticket])) as archive:
+        (row,) = json.loads(archive.read("tickets"))
+    assert row == {"name": "Early bird", "min_order": 2, "max_order": 4, "version": 3}
+
+
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     found = read_archive(written(tmp_path / "a.zip"))
     logo = ImageRef(path="images/logo.png")

@@ -12,9 +12,11 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Column,
     DateTime,
     ForeignKey,
     Index,
+    Integer,
     SmallInteger,
     UniqueConstraint,
     func,
@@ -81,6 +83,7 @@ class Ticket(Base):
         ),
         CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
         CheckConstraint("quantity > 0", name="quantity"),
+        # On the old names, which a trigger keeps equal to the new ones.
         CheckConstraint("1 <= min_order AND min_order <= max_order AND min_order <= quantity", name="order_size"),
         CheckConstraint("position > 0", name="position"),
         CheckConstraint("sales_starts_at < sales_ends_at", name="sales_window"),
@@ -98,8 +101,9 @@ class Ticket(Base):
     max_price_minor: Mapped[int | None] = mapped_column(BigInteger)
     currency: Mapped[str | None]
     quantity: Mapped[int]
-    min_order: Mapped[int]
-    max_order: Mapped[int]
+    # Never NULL: the trigger of revision 5d1c7e0a94b3 fills each pair from the other.
+    min_per_order: Mapped[int] = mapped_column(nullable=True)
+    max_per_order: Mapped[int] = mapped_column(nullable=True)
     is_hidden: Mapped[bool]
     position: Mapped[int]
     sales_starts_local: Mapped[Local]
@@ -116,3 +120,8 @@ class Ticket(Base):
     updated_at: Mapped[datetime] = mapped_column(
         server_default=func.clock_timestamp(), onupdate=func.clock_timestamp()
     )
+
+
+# Read and written by pods of the release before; see revision 5d1c7e0a94b3. Dropped in a later release.
+for _old_name in ("min_order", "max_order"):
+    Base.metadata.tables["tickets"].append_column(Column(_old_name, Integer, nullable=False))

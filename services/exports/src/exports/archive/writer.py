@@ -30,6 +30,8 @@ FORMAT = "open-event"
 FORMAT_VERSION = 1
 PART_SIZE = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can name
+# Archives keep the names that they have always had.
+_TICKET_NAMES = {"min_per_order": "min_order", "max_per_order": "max_order"}
 _FOLDERS = {"speakers": "images/speakers", "sponsors": "images/sponsors"}
 
 
@@ -209,7 +211,9 @@ def _members(
         "session_types": (_row(shapes.SESSION_TYPES, record, inside) for record in programme.session_types),
     }
     if tickets is not None:
-        lists["tickets"] = (dict(ticket) for ticket in tickets)
+        lists["tickets"] = (
+            {_TICKET_NAMES.get(name, name): value for name, value in ticket.items()} for ticket in tickets
+        )
     event = _row(shapes.EVENT, programme.event, inside)
     event["social_links"] = [_row(shapes.SOCIAL_LINKS, record, inside) for record in programme.social_links]
     yield "event", [_dumped(event)], True

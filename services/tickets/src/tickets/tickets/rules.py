@@ -50,8 +50,8 @@ class Terms:
     min_price: Amount | None
     max_price: Amount | None
     quantity: int
-    min_order: int
-    max_order: int
+    min_per_order: int
+    max_per_order: int
     sales_starts: WallTime
     sales_ends: WallTime
 
@@ -113,13 +113,15 @@ def _broken_price_rules(terms: Terms) -> list[FieldError]:
 
 
 def _broken_size_rules(terms: Terms) -> list[FieldError]:
-    # A largest order above the quantity harms nobody, and 10 is the default of small quantities too. A smallest
-    # order above it could never be placed.
+    # max_per_order may exceed the quantity, since its default is 10. min_per_order may not: nobody could order.
     broken = []
-    if terms.max_order < terms.min_order:
-        broken.append(FieldError(field="max_order", message=f"max_order is at least min_order, {terms.min_order}."))
-    if terms.quantity < terms.min_order:
-        broken.append(FieldError(field="quantity", message=f"quantity is at least min_order, {terms.min_order}."))
+    minimum = terms.min_per_order
+    if terms.max_per_order < minimum:
+        message = f"max_per_order is {terms.max_per_order}. It must be at least min_per_order, which is {minimum}."
+        broken.append(FieldError(field="max_per_order", message=message))
+    if terms.quantity < minimum:
+        message = f"quantity is {terms.quantity}. It must be at least min_per_order, which is {minimum}."
+        broken.append(FieldError(field="quantity", message=message))
     return broken
 
 

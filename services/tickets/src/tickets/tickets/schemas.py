@@ -3,7 +3,17 @@
 from typing import Annotated, Literal, Self, TypeAlias
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 
 from shared.http.fields import WallTimeInput
 from shared.texts import Storable
@@ -24,6 +34,13 @@ Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 Position: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_TICKETS)]
 
 
+def _renamed_to(name: str) -> BeforeValidator:
+    def refuse(_: object) -> None:
+        raise PydanticCustomError("renamed", "This field was renamed. Send {name} instead.", {"name": name})
+
+    return BeforeValidator(refuse)
+
+
 class Money(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -38,6 +55,10 @@ class Money(BaseModel):
 class _TicketFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    # The names of earlier releases: refused with the new name, and left out of the docs.
+    min_order: SkipJsonSchema[Annotated[None, _renamed_to("min_per_order")]] = None
+    max_order: SkipJsonSchema[Annotated[None, _renamed_to("max_per_order")]] = None
+
     price: Money | None = Field(default=None, description="Of a paid ticket, above zero.")
     min_price: Money | None = Field(default=None, description="Of a donation; 0 leaves it to the donor.")
     max_price: Money | None = Field(default=None, description="Of a donation, if there is a highest amount.")
@@ -48,8 +69,8 @@ class TicketCreate(_TicketFields):
     description: Description = ""
     type: Type
     quantity: Count = Field(default=100, description="How many there are.")
-    min_order: Count = Field(default=1, description="How few of them one order may have.")
-    max_order: Count = Field(default=10, description="How many of them one order may have.")
+    min_per_order: Count = Field(default=1, description="The least that one order must have of it.")
+    max_per_order: Count = Field(default=10, description="The most that one order may have of it.")
     is_hidden: bool = Field(default=False, strict=True, description="Not in the public list.")
     position: Position | None = Field(default=None, description="From 1; the last place unless given.")
     sales_starts_at: WallTimeInput | None = Field(default=None, description="Now, unless given.")
@@ -65,8 +86,8 @@ class TicketUpdate(_TicketFields):
     description: Description | None = None
     type: Type | None = None
     quantity: Count | None = None
-    min_order: Count | None = None
-    max_order: Count | None = None
+    min_per_order: Count | None = None
+    max_per_order: Count | None = None
     is_hidden: Annotated[bool, Field(strict=True)] | None = None
     position: Position | None = Field(default=None, description="Where it goes; the others make room.")
     sales_starts_at: WallTimeInput | None = None
@@ -100,8 +121,8 @@ class TicketRead(BaseModel):
     min_price: Money | None
     max_price: Money | None
     quantity: int
-    min_order: int
-    max_order: int
+    min_per_order: int
+    max_per_order: int
     is_hidden: bool
     position: int
     sales_starts_at: AwareDatetime = Field(description="With the offset of the event's zone.")

@@ -105,8 +105,8 @@ async def create_ticket(session: AsyncSession, organizer: str, event_ref: str, w
         min_price=_amount(wanted.min_price),
         max_price=_amount(wanted.max_price),
         quantity=wanted.quantity,
-        min_order=wanted.min_order,
-        max_order=wanted.max_order,
+        min_per_order=wanted.min_per_order,
+        max_per_order=wanted.max_per_order,
         sales_starts=at(now.replace(microsecond=0), zone)
         if starts is None
         else resolve(starts, zone, field="sales_starts_at"),
@@ -221,8 +221,8 @@ def _changed_terms(ticket: Ticket, zone: str, wanted: TicketUpdate) -> Terms:
         min_price=amount("min_price"),
         max_price=amount("max_price"),
         quantity=wanted.quantity or ticket.quantity,
-        min_order=wanted.min_order or ticket.min_order,
-        max_order=wanted.max_order or ticket.max_order,
+        min_per_order=wanted.min_per_order or ticket.min_per_order,
+        max_per_order=wanted.max_per_order or ticket.max_per_order,
         sales_starts=resolve(wanted.sales_starts_at, zone, field="sales_starts_at")
         if wanted.sales_starts_at
         else starts,
@@ -242,8 +242,8 @@ def _write(ticket: Ticket, terms: Terms) -> None:
     )
     ticket.currency = next((amount.currency for amount in amounts if amount is not None), None)
     ticket.quantity = terms.quantity
-    ticket.min_order = terms.min_order
-    ticket.max_order = terms.max_order
+    ticket.min_per_order = terms.min_per_order
+    ticket.max_per_order = terms.max_per_order
     _write_window(ticket, terms.sales_starts, terms.sales_ends)
 
 
