@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from structlog.contextvars import get_contextvars
 
-from shared.database.engine import is_away
+from shared.database.engine import is_unavailable
 from shared.problems import FieldError, Invalid, NotFound, Problem, TooLarge, Unavailable, problem_document
 from shared.telemetry.logs import get_logger
 
@@ -130,7 +130,7 @@ _PASSING_SQLSTATES = {"55P03", "57014", "40001", "40P01"}
 async def _on_database_error(_: Request, error: Exception) -> JSONResponse:
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
     log.error("database.failed", sqlstate=sqlstate, error_type=type(error).__name__, exc_info=error)
-    if is_away(error) or sqlstate in _PASSING_SQLSTATES:
+    if is_unavailable(error) or sqlstate in _PASSING_SQLSTATES:
         return _response(
             503,
             Unavailable.code,

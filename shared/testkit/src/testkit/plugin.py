@@ -1,7 +1,7 @@
 """pytest plugin: real PostgreSQL with migrated databases, sessions that roll back, clients, tokens, the outbox.
 
-Each service's ``tests/conftest.py`` gives the fixture ``service`` (a ``ServiceUnderTest``); all else is here.
-The servers are named by ``TEST_DATABASE_URL`` and its like; ``make test`` starts them and sets these.
+Each service's ``tests/conftest.py`` provides the fixture ``service`` (a ``ServiceUnderTest``); the rest is here.
+``TEST_DATABASE_URL`` and the like name the servers; ``make test`` starts them and sets these variables.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import alembic.command
 import alembic.config
@@ -53,7 +53,7 @@ def pytest_configure() -> None:
 
 @dataclass(frozen=True)
 class ServiceUnderTest:
-    """What the plugin must know of a service. ``root`` is the folder that holds its ``alembic.ini``."""
+    """What the plugin needs of a service. ``root`` is the folder of ``alembic.ini``, ``extra`` more settings."""
 
     settings: type[Settings]
     create_app: Callable[[Any], FastAPI]
@@ -66,7 +66,7 @@ class ServiceUnderTest:
 
 
 def server(variable: str) -> str:
-    """Address of a test server. Ends the run with the way out when it is not given."""
+    """Return the address of a test server; end the run with instructions when the variable is not set."""
     value = os.environ.get(variable)
     if not value:
         pytest.exit(
@@ -78,7 +78,7 @@ def server(variable: str) -> str:
 
 
 class Databases:
-    """Databases of this test process: one migrated template per service, and clones of it."""
+    """The databases of this test process: one migrated template per service, and its clones."""
 
     def __init__(self) -> None:
         self._admin_url = server("TEST_DATABASE_URL")
@@ -91,7 +91,7 @@ class Databases:
         return make_url(self._admin_url).set(database=database).render_as_string(hide_password=False)
 
     async def clone(self, service: ServiceUnderTest) -> str:
-        """URL of a new database with the service's migrated schema, dropped at the end of the session."""
+        """Return the URL of a new database with the service's migrated schema, dropped after the session."""
         template = await self._template(service)
         name = f"{template}_{len(self._created)}"
         await self._admin(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
@@ -99,13 +99,13 @@ class Databases:
         return self.url(name)
 
     async def shared(self, service: ServiceUnderTest) -> str:
-        """URL of the database that tests share whose transactions are rolled back."""
+        """Return the URL of the one database for all tests that roll their transaction back."""
         if service.name not in self._shared:
             self._shared[service.name] = await self.clone(service)
         return self._shared[service.name]
 
     async def empty(self, label: str) -> str:
-        """URL of a new database without anything in it."""
+        """Return the URL of a new, empty database."""
         name = f"{self._prefix}_{label}_{len(self._created)}"
         await self._admin(f'CREATE DATABASE "{name}"')
         self._created.append(name)
@@ -137,15 +137,17 @@ class Databases:
 
 
 async def migrate(service: ServiceUnderTest, url: str, revision: str = "head") -> None:
-    """Runs the service's own Alembic upgrade, as in production."""
+    """Run the service's own Alembic upgrade, as in production."""
     config = alembic.config.Config(service.root / "alembic.ini")
     config.attributes["settings"] = service.settings(database_url=SecretStr(url))
     await asyncio.to_thread(alembic.command.upgrade, config, revision)
 
 
 async def check_migrations(service: ServiceUnderTest, databases: Databases) -> None:
-    """Fails unless the revisions lead from nothing to the models, one step back, and there again, and unless code
-    that is running bears each of them."""
+    """Fail unless the revisions lead from an empty schema to the models, one step down and up again.
+
+    Raises ``ContractingRevision`` for a revision that breaks running code.
+    """
     url = await databases.empty(f"{service.name}_migrations")
     connection = await asyncpg.connect(asyncpg_dsn(url))
     await connection.execute(f'CREATE SCHEMA "{service.name}"')
@@ -164,13 +166,13 @@ async def check_migrations(service: ServiceUnderTest, databases: Databases) -> N
 
 
 async def delete_queues(channel: AbstractChannel, service: str) -> None:
-    """Of messages: the server may be one that others use too."""
+    """Delete the service's message queues, because the server may be shared."""
     for name in (queue_name(service), dead_letter_queue_name(service), parked_queue_name(service)):
         await channel.queue_delete(name)
 
 
 class TokenFactory:
-    """A token issuer of the tests; its keys are in ``jwks_url``."""
+    """A token issuer for tests, with its public keys at ``jwks_url``."""
 
     def __init__(self, folder: Path) -> None:
         self._key = OKPKey.generate_key("Ed25519", {"kid": "test"}, private=True)
@@ -196,11 +198,11 @@ class TokenFactory:
         )
 
     def organizer(self, org: str = "acme", scope: str | None = None, **claims: Any) -> dict[str, str]:
-        """Headers of a request by an organizer, with every public scope unless told."""
+        """Return the headers of a request by an organizer, with every public scope by default."""
         return {"Authorization": f"Bearer {self.token(org, ALL_SCOPES if scope is None else scope, **claims)}"}
 
     def service(self, name: str) -> dict[str, str]:
-        """Headers of a request by another service."""
+        """Return the headers of a request by another service."""
         return {"Authorization": f"Bearer {self.token(None, 'internal', subject=f'service:{name}')}"}
 
 
@@ -219,7 +221,7 @@ class RecordedMessage:
 
 
 class RecordedOutbox:
-    """What the code under test wrote to its outbox, in order, in place of publishing it."""
+    """What the code under test wrote to its outbox, in sequence; nothing is published."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -235,16 +237,22 @@ class RecordedOutbox:
         ]
 
     async def jobs(self) -> list[tuple[str, str]]:
-        """Pairs of actor and job id."""
+        """Return pairs of actor and job id."""
         rows = await self._connection.execute(
             select(OUTBOX).where(OUTBOX.c.kind == "job").order_by(OUTBOX.c.created_at)
         )
         return [(row.type, row.payload["job_id"]) for row in rows]
 
 
+class NewSettings(Protocol):
+    """The fixture ``new_settings``. The settings are of the service under test, so typed as ``Any``."""
+
+    def __call__(self, **values: Any) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Live:
-    """A service on a database of its own, where commits are real. For races, streams and raw connections."""
+    """A service on its own database, where commits are real: for races, streams and raw connections."""
 
     app: FastAPI
     client: httpx.AsyncClient
@@ -266,8 +274,8 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenFactory:
 
 
 @pytest.fixture
-def new_settings(service: ServiceUnderTest, tokens: TokenFactory, tmp_path: Path) -> Callable[..., Any]:
-    """Makes settings of the service for tests; keyword arguments override."""
+def new_settings(service: ServiceUnderTest, tokens: TokenFactory, tmp_path: Path) -> NewSettings:
+    """Return a function that makes settings of the service; keyword arguments override the tests' defaults."""
 
     def make(**values: Any) -> Settings:
         defaults: dict[str, Any] = {
@@ -287,7 +295,7 @@ def new_settings(service: ServiceUnderTest, tokens: TokenFactory, tmp_path: Path
 
 @pytest.fixture
 async def connection(service: ServiceUnderTest, databases: Databases) -> AsyncIterator[AsyncConnection]:
-    """A connection whose outer transaction is rolled back after the test."""
+    """Yield a connection whose outer transaction is rolled back after the test."""
     url = await databases.shared(service)
     settings = service.settings(database_url=SecretStr(url))
     engine = create_async_engine(
@@ -302,7 +310,7 @@ async def connection(service: ServiceUnderTest, databases: Databases) -> AsyncIt
 
 @pytest.fixture
 def sessions(connection: AsyncConnection) -> Sessions:
-    """Sessions inside the test's transaction: they may commit and roll back as in production."""
+    """Return sessions inside the test's transaction, which may commit and roll back as in production."""
     return async_sessionmaker(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
 
 
@@ -319,9 +327,9 @@ def outbox(connection: AsyncConnection) -> RecordedOutbox:
 
 @pytest.fixture
 async def app(
-    service: ServiceUnderTest, new_settings: Callable[..., Any], sessions: Sessions, databases: Databases
+    service: ServiceUnderTest, new_settings: NewSettings, sessions: Sessions, databases: Databases
 ) -> AsyncIterator[FastAPI]:
-    """The service's application, started, working inside the test's transaction."""
+    """Yield the service's started application, working inside the test's transaction."""
     settings = new_settings(database_url=SecretStr(await databases.shared(service)))
     app = service.create_app(settings)
     async with LifespanManager(app):
@@ -336,9 +344,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def live(
-    service: ServiceUnderTest, new_settings: Callable[..., Any], databases: Databases
-) -> AsyncIterator[Live]:
+async def live(service: ServiceUnderTest, new_settings: NewSettings, databases: Databases) -> AsyncIterator[Live]:
     settings = new_settings(database_url=SecretStr(await databases.clone(service)))
     app = service.create_app(settings)
     async with LifespanManager(app), _client(app) as client:
@@ -355,6 +361,6 @@ async def _client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The developer's environment must not decide how tests go."""
+    """Keep the developer's environment from deciding how tests go."""
     for name in ("DATABASE_URL", "RABBITMQ_URL", "STORAGE_PLACE", "JWKS_URL", "TOKEN_ISSUER", "TOKEN_AUDIENCE"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""pytest plugin: a service's roles as the processes they are, on real servers, under a name of their own."""
+"""pytest plugin: the roles of a service as real processes on real servers, under a service name of their own."""
 
 import asyncio
 import os
@@ -44,7 +44,7 @@ class Running:
     log: Path
 
     async def stop(self) -> int:
-        """Its exit code after a SIGTERM; fails when a child is left."""
+        """Send SIGTERM and return the exit code; fail when a child process is left."""
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(30):
@@ -55,7 +55,7 @@ class Running:
 
 @asynccontextmanager
 async def running(module: str, environment: dict[str, str], folder: Path) -> AsyncIterator[Running]:
-    """The role as a process that says it is ready; killed at the end if it still runs."""
+    """Run the role as a process and yield it once ready; kill it at the end if it still runs."""
     port = _free_port()
     log = folder / f"{module}-{port}.log"
     ports = {"API_PORT": str(port), "HEALTH_PORT": str(port)}
@@ -88,7 +88,7 @@ async def running(module: str, environment: dict[str, str], folder: Path) -> Asy
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Asks again and again: the condition is in another process. The caller sets the timeout."""
+    """Poll until the condition holds, as it depends on another process. The caller sets the timeout."""
     while not await is_so():  # noqa: ASYNC110
         await asyncio.sleep(0.02)
 

@@ -1,10 +1,12 @@
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.database import engine as engine_module
+from shared.database.engine import new_engine
+from shared.settings import Settings
 
 
 async def process_id(engine: AsyncEngine) -> int:
@@ -19,22 +21,25 @@ async def test_a_connection_that_the_server_has_closed_is_replaced_before_it_is_
         assert await process_id(engine) != closed
 
 
-async def test_only_a_connection_that_was_idle_for_long_is_asked_whether_it_lives(
-    engine: AsyncEngine, monkeypatch: Any
+async def test_a_ping_goes_only_to_a_connection_that_was_idle_for_long(
+    settings: Settings, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a round trip before each transaction would cost every request."""
-    asked = 0
+    """A round trip before each transaction would slow every request down."""
+    pings = 0
     ping = AsyncAdapt_asyncpg_connection.ping
 
     def counted(self: Any) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal pings
+        pings += 1
         ping(self)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(AsyncAdapt_asyncpg_connection, "ping", counted)
     for _ in range(3):
         await process_id(engine)
-    assert asked == 0
-    monkeypatch.setattr(engine_module, "TRUSTED_SECONDS", -1.0)
-    await process_id(engine)
-    assert asked == 1
+    assert pings == 0
+
+    distrusting = new_engine(settings, "test", trusted_seconds=0.0)
+    for _ in range(2):
+        await process_id(distrusting)
+    await distrusting.dispose()
+    assert pings == 1  # not the first time, which has just connected
