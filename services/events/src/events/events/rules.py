@@ -5,8 +5,7 @@ import string
 from datetime import timedelta
 from typing import Protocol
 
-from events.models import Event
-from events.times import check_order, ends_of, starts_of
+from events.times import Timed, check_order, ends_of, starts_of
 from shared.problems import Invalid
 from shared.walltime import WallTime, canonical_zone, moved_to, resolve
 
@@ -53,14 +52,14 @@ def times_of_new_event(zone: str, starts_at: str, ends_at: str, folds: GivenTime
     return starts, ends
 
 
-def times_after_change(event: Event, given: GivenTimes) -> tuple[str, WallTime, WallTime]:
+def times_after_change(stored: Timed, stored_zone: str, given: GivenTimes) -> tuple[str, WallTime, WallTime]:
     """Zone, start and end after a change. A new zone alone keeps both readings; a fold alone chooses anew.
 
     Raises the problems of ``shared.walltime``, ``EndsBeforeItStarts``, ``LastsTooLong``.
     """
-    zone = canonical_zone(given.timezone or event.timezone)
-    starts = _after_change(starts_of(event, event.timezone), zone, given.starts_at, given.starts_fold, "starts_at")
-    ends = _after_change(ends_of(event, event.timezone), zone, given.ends_at, given.ends_fold, "ends_at")
+    zone = canonical_zone(given.timezone or stored_zone)
+    starts = _after_change(starts_of(stored, stored_zone), zone, given.starts_at, given.starts_fold, "starts_at")
+    ends = _after_change(ends_of(stored, stored_zone), zone, given.ends_at, given.ends_fold, "ends_at")
     _check_duration(starts, ends)
     return zone, starts, ends
 

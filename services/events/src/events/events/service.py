@@ -76,7 +76,7 @@ async def change_event(
     event = await _own_event(session, organizer, reference, if_match)
     values = _columns(body.model_dump(exclude=_TIMES, exclude_unset=True))
     if body.model_fields_set & _TIMES:
-        zone, starts, ends = times_after_change(event, body)
+        zone, starts, ends = times_after_change(event, event.timezone, body)
         if zone != event.timezone:
             await move_sessions(session, event.id, from_zone=event.timezone, to_zone=zone)
         values |= {"timezone": zone, **time_columns(starts, ends)}

@@ -8,14 +8,34 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from events.interchange.rules import LISTS, Rows
-from events.models import Session, SessionSpeaker
+from events.models import (
+    Base,
+    Microlocation,
+    Session,
+    SessionSpeaker,
+    SessionType,
+    SocialLink,
+    Speaker,
+    Sponsor,
+    Track,
+)
+
+TABLES: dict[str, type[Base]] = {
+    "social_links": SocialLink,
+    "tracks": Track,
+    "microlocations": Microlocation,
+    "session_types": SessionType,
+    "speakers": Speaker,
+    "sponsors": Sponsor,
+    "sessions": Session,
+}
 
 
 async def add_programme(session: AsyncSession, event_id: UUID, rows: Rows) -> None:
     """In a dozen statements whatever the number of rows."""
-    for name, (table, _) in LISTS.items():
+    for name in LISTS:
         if rows.lists[name]:
-            await session.execute(insert(table), [{**row, "event_id": event_id} for row in rows.lists[name]])
+            await session.execute(insert(TABLES[name]), [{**row, "event_id": event_id} for row in rows.lists[name]])
     if rows.lineup:
         await session.execute(insert(SessionSpeaker), rows.lineup)
 
@@ -23,7 +43,7 @@ async def add_programme(session: AsyncSession, event_id: UUID, rows: Rows) -> No
 async def all_rows(session: AsyncSession, event_id: UUID) -> dict[str, Sequence[Any]]:
     """Every list of the programme in the order of its import."""
     lists: dict[str, Sequence[Any]] = {}
-    for name, (table, _) in LISTS.items():
+    for name, table in TABLES.items():
         columns = table.__table__.c
         statement = select(table).where(columns.event_id == event_id).order_by(columns.id)
         lists[name] = (await session.scalars(statement)).all()

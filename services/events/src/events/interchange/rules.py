@@ -2,22 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from events.interchange.schemas import ProgrammeRepair
-from events.models import (
-    Base,
-    Event,
-    Microlocation,
-    Session,
-    SessionSpeaker,
-    SessionType,
-    SocialLink,
-    Speaker,
-    Sponsor,
-    Track,
-)
 from events.times import check_order, ends_of, starts_of, time_columns
 from shared.contracts.programme import (
     ImageRef,
@@ -36,16 +24,19 @@ from shared.ids import new_id
 from shared.problems import Invalid, Problem
 from shared.walltime import resolve
 
-LISTS: dict[str, tuple[type[Base], type[Record]]] = {
-    "social_links": (SocialLink, ProgrammeSocialLink),
-    "tracks": (Track, ProgrammeTrack),
-    "microlocations": (Microlocation, ProgrammeMicrolocation),
-    "session_types": (SessionType, ProgrammeSessionType),
-    "speakers": (Speaker, ProgrammeSpeaker),
-    "sponsors": (Sponsor, ProgrammeSponsor),
-    "sessions": (Session, ProgrammeSession),
+if TYPE_CHECKING:
+    from events.models import Event, Session, SessionSpeaker
+
+LISTS: dict[str, type[Record]] = {
+    "social_links": ProgrammeSocialLink,
+    "tracks": ProgrammeTrack,
+    "microlocations": ProgrammeMicrolocation,
+    "session_types": ProgrammeSessionType,
+    "speakers": ProgrammeSpeaker,
+    "sponsors": ProgrammeSponsor,
+    "sessions": ProgrammeSession,
 }
-"""The lists of a programme, in the order in which their rows can be stored: what is named comes first."""
+"""The lists of a programme, referenced ones before those that refer to them."""
 
 LINKS = {"track": "tracks", "microlocation": "microlocations", "session_type": "session_types"}
 """Fields of a session that name one record of another list."""
@@ -211,7 +202,7 @@ def _schedule(record: ProgrammeSession, row: dict[str, Any], zone: str, repairs:
 R = TypeVar("R", bound=Record)
 
 
-def programme_of(event: Event, lists: dict[str, Sequence[Any]], lineup: Sequence[SessionSpeaker]) -> Programme:
+def programme_of(event: "Event", lists: dict[str, Sequence[Any]], lineup: "Sequence[SessionSpeaker]") -> Programme:
     """What ``rows_of`` made of a programme, as a programme; keys are those that were imported."""
     keys: dict[UUID | None, str | None] = {row.id: row.key for rows in lists.values() for row in rows}
     speakers: dict[UUID, list[str | None]] = {}
@@ -222,7 +213,7 @@ def programme_of(event: Event, lists: dict[str, Sequence[Any]], lineup: Sequence
         same = {name: getattr(row, name) for name in model.model_fields if hasattr(row, name) and name not in more}
         return model.model_validate({**same, **more})
 
-    def session_record(row: Session) -> ProgrammeSession:
+    def session_record(row: "Session") -> ProgrammeSession:
         times: dict[str, Any] = {"starts_at": None, "ends_at": None}
         if row.starts_at is not None:
             times["starts_at"] = starts_of(row, event.timezone).isoformat()
@@ -234,7 +225,7 @@ def programme_of(event: Event, lists: dict[str, Sequence[Any]], lineup: Sequence
         return {image: _image_ref(image, row) for image in IMAGES.get(name, ())}
 
     made: dict[str, list[Record]] = {}
-    for name, (_, model) in LISTS.items():
+    for name, model in LISTS.items():
         if name == "sessions":
             made[name] = [session_record(row) for row in lists[name]]
         else:

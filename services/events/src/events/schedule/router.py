@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from events.access import EventDep, IsOwn
 from events.fields import Line
 from events.schedule import service
-from events.schedule.schemas import ScheduleDay, ScheduledSession, ScheduleRead
+from events.schedule.schemas import ScheduleRead
 from shared.http.dependencies import SessionDep
 
 router = APIRouter(prefix="/v1/events/{event_ref}", tags=["programme"])
@@ -28,18 +28,11 @@ async def read_schedule(
     ] = None,
     timezone: Annotated[
         Line | None,
-        Query(description="IANA zone to show days and times in; the event's own when left out."),
+        Query(description="IANA zone of the days and times; the event's own when left out."),
     ] = None,
 ) -> ScheduleRead:
-    """Sessions that have times, in the order in which they happen. A session stands under the day on which it
-    starts, as the clocks of the shown zone count days."""
+    """Sessions that have times, by start. A session is listed under the day on which it starts in the zone of the
+    answer."""
     zone = event.timezone if timezone is None else timezone
-    days, lineups = await service.read_schedule(session, event.id, is_own=is_own, zone=zone, day=day)
-    return ScheduleRead(
-        event_id=event.id,
-        timezone=zone,
-        days=[
-            ScheduleDay(date=date, sessions=[ScheduledSession.of(row, lineups, zone) for row in rows])
-            for date, rows in days
-        ],
-    )
+    days = await service.read_schedule(session, event.id, is_own=is_own, zone=zone, day=day)
+    return ScheduleRead.of(event.id, zone, days)

@@ -1,13 +1,13 @@
 """What the API returns of a schedule."""
 
 import datetime
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, Field
-from sqlalchemy import Row
 
-from events.sessions.repository import Lineups
+from events.schedule.repository import ScheduleEntry
 from events.sessions.schemas import Ref, TrackRef
 from shared.walltime import at
 
@@ -23,8 +23,7 @@ class ScheduledSession(BaseModel):
     speakers: list[Ref]
 
     @classmethod
-    def of(cls, row: Row[*tuple[Any, ...]], lineups: Lineups, zone: str) -> Self:
-        """``row`` is one of ``schedule.repository.scheduled``."""
+    def of(cls, row: ScheduleEntry, zone: str) -> Self:
         track = {"id": row.track_id, "name": row.track_name, "color": row.track_color}
         microlocation = {"id": row.microlocation_id, "name": row.microlocation_name}
         session_type = {"id": row.session_type_id, "name": row.session_type_name}
@@ -37,7 +36,7 @@ class ScheduledSession(BaseModel):
                 "track": track if row.track_id else None,
                 "microlocation": microlocation if row.microlocation_id else None,
                 "session_type": session_type if row.session_type_id else None,
-                "speakers": lineups.get(row.id, []),
+                "speakers": row.lineup,
             }
         )
 
@@ -51,3 +50,14 @@ class ScheduleRead(BaseModel):
     event_id: UUID
     timezone: str = Field(description="The zone of the days and times.")
     days: list[ScheduleDay]
+
+    @classmethod
+    def of(cls, event_id: UUID, zone: str, days: Iterable[tuple[datetime.date, list[ScheduleEntry]]]) -> Self:
+        return cls(
+            event_id=event_id,
+            timezone=zone,
+            days=[
+                ScheduleDay(date=date, sessions=[ScheduledSession.of(entry, zone) for entry in entries])
+                for date, entries in days
+            ],
+        )
