@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path
 
 from events.events.repository import EventHead
 from events.events.service import read_head
@@ -34,18 +34,6 @@ async def _is_own(event: EventDep, reader: Reader) -> bool:
 
 IsOwn = Annotated[bool, Depends(_is_own)]
 """Whether the caller is the event's organizer, who gets what the public does not."""
-
-
-async def _public_url(request: Request) -> str:
-    return str(request.app.state.settings.public_url).rstrip("/")
-
-
-PublicUrl = Annotated[str, Depends(_public_url)]
-
-
-def fresh_headers(tag: str) -> dict[str, str]:
-    """For an answer that may be kept as long as its ``ETag`` is asked for each time: organizers see more."""
-    return {"ETag": tag, "Cache-Control": "no-cache", "Vary": "Authorization"}
 
 
 def tag_for(*parts: int | None, is_own: bool) -> str:

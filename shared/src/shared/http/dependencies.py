@@ -1,10 +1,15 @@
-from collections.abc import AsyncIterator
-from typing import Annotated
+"""What routes declare as parameters. All are coroutines: FastAPI runs plain functions in a thread."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.database.engine import Sessions
+from shared.settings import Settings
+from shared.storage.interface import Storage
 from shared.storage.transit import FilesInTransit
 
 IfMatch = Annotated[
@@ -15,24 +20,51 @@ IfMatch = Annotated[
 ]
 IfNoneMatch = Annotated[
     str | None,
-    Header(alias="If-None-Match", description="The `ETag` that is known; the answer is 304 when it still holds."),
+    Header(
+        alias="If-None-Match", description="The `ETag` that is known; the response is 304 when it is still current."
+    ),
 ]
 
 
-async def _session_of_request(request: Request) -> AsyncIterator[AsyncSession]:
-    sessions: Sessions = request.app.state.sessions
+def state(name: str) -> Callable[[Request], Awaitable[Any]]:
+    """Return a dependency that reads ``app.state.<name>``.
+
+    The annotation gives it its type: ``SettingsDep = Annotated[MediaSettings, Depends(state("settings"))]``.
+    """
+
+    async def read_state(request: Request) -> Any:
+        return getattr(request.app.state, name)
+
+    return read_state
+
+
+SessionsDep = Annotated[Sessions, Depends(state("sessions"))]
+StorageDep = Annotated[Storage, Depends(state("storage"))]
+Stopping = Annotated[asyncio.Event, Depends(state("stopping"))]
+"""Set when the process is told to stop: streams end then."""
+
+
+async def _public_url(settings: Annotated[Settings, Depends(state("settings"))]) -> str:
+    return settings.public_url
+
+
+PublicUrl = Annotated[str, Depends(_public_url)]
+"""The gateway's address without a slash at its end, for links."""
+
+
+async def _session_of_request(sessions: SessionsDep) -> AsyncIterator[AsyncSession]:
     async with sessions() as session:
         yield session
         await session.commit()
 
 
-# Scope "function": the commit runs after the endpoint and before the response is sent. With the default scope a
-# failed commit would be told to nobody, as the 200 is out already.
+# Scope "function": the commit runs after the endpoint and before the response is sent. With the default scope the
+# 200 would be out before a commit can fail.
 SessionDep = Annotated[AsyncSession, Depends(_session_of_request, scope="function")]
 
 
-async def _files_of_request(request: Request) -> AsyncIterator[FilesInTransit]:
-    files = FilesInTransit(request.app.state.sessions, request.app.state.storage)
+async def _files_of_request(sessions: SessionsDep, storage: StorageDep) -> AsyncIterator[FilesInTransit]:
+    files = FilesInTransit(sessions, storage)
     try:
         yield files
     except BaseException:
@@ -41,5 +73,5 @@ async def _files_of_request(request: Request) -> AsyncIterator[FilesInTransit]:
     await files.settle(committed=True)
 
 
-# To stand before ``SessionDep`` among a route's parameters: it then ends after the commit and sees it fail.
+# Must stand before ``SessionDep`` among a route's parameters: it then ends after the commit and sees it fail.
 FilesInTransitDep = Annotated[FilesInTransit, Depends(_files_of_request, scope="function")]

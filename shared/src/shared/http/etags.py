@@ -34,6 +34,16 @@ def etag_of(version: int | str) -> str:
     return tag
 
 
+def etag_headers(tag: str, *, is_private: bool = False) -> dict[str, str]:
+    """Headers that let a cache keep the response and make it ask for the ``ETag`` before each use.
+
+    A private response is kept by the caller's own cache only. Any other varies by token, since organizers see more.
+    """
+    if is_private:
+        return {"ETag": tag, "Cache-Control": "private, no-cache"}
+    return {"ETag": tag, "Cache-Control": "no-cache", "Vary": "Authorization"}
+
+
 def check_if_match(if_match: str | None, current: str) -> None:
     """Raises ``PreconditionFailed`` when the caller has seen another version than ``current``, an ``etag_of``.
 

@@ -3,27 +3,28 @@
 The key is a row that is written in the transaction that does the work, so there is no state in between: a crash
 leaves neither key nor work. After draft-ietf-httpapi-idempotency-key-header-07. In a route::
 
-    @router.post("/events", status_code=201, response_model=EventOut)
-    async def create_event(body: EventIn, principal: ..., session: SessionDep, once: OnceDep) -> Response:
+    @router.post("/events", status_code=201, response_model=EventRead)
+    async def create_event(
+        body: EventCreate, principal: ..., session: SessionDep, idempotent: IdempotentDep
+    ) -> Response:
         async def work() -> Response:
             event = await service.create_event(session, body)
-            return json_answer(EventOut.of(event), status=201, headers={"Location": f"/v1/events/{event.id}"})
+            return created(f"/v1/events/{event.id}", EventRead.of(event))
 
-        return await once.run(principal, work)
+        return await idempotent.create(principal, work)
 
 Without the header ``work`` simply runs. Keys live for 24 hours and belong to one organizer, subject and path.
 """
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import Depends, Header, Request, Response
-from pydantic import BaseModel
 from sqlalchemy import (
     delete,
     func,
@@ -80,19 +81,15 @@ class IdempotencyInProgress(Conflict):
         )
 
 
-def json_answer(content: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(content.model_dump_json(), status, headers, media_type="application/json")
-
-
 @dataclass(frozen=True, slots=True)
-class Once:
-    """What ``OnceDep`` gives to a route: the request's key, if it has one, and the transaction."""
+class IdempotentRequest:
+    """The request's key, if it has one, and the transaction."""
 
     request: Request
     session: AsyncSession
     key: str | None
 
-    async def run(
+    async def create(
         self, principal: Principal, work: Callable[[], Awaitable[Response]], *, fingerprint: bytes | None = None
     ) -> Response:
         """Answers with what ``work`` gives, or with what it gave when this key came first.
@@ -128,7 +125,7 @@ class Once:
         return answer
 
 
-async def _once(
+async def _idempotent_request(
     request: Request,
     session: SessionDep,
     idempotency_key: Annotated[
@@ -138,11 +135,11 @@ async def _once(
             "once and answered twice; the second answer has `Idempotent-Replayed: true`."
         ),
     ] = None,
-) -> Once:
-    return Once(request, session, idempotency_key)
+) -> IdempotentRequest:
+    return IdempotentRequest(request, session, idempotency_key)
 
 
-OnceDep = Annotated[Once, Depends(_once)]
+IdempotentDep = Annotated[IdempotentRequest, Depends(_idempotent_request)]
 
 
 async def _take(session: AsyncSession, row: dict[str, str], request_hash: bytes) -> bool:

@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter, Request, Response
 
-from events.access import EventDep, PublicUrl
+from events.access import EventDep
 from events.catalogue import repository
 from events.catalogue.schemas import MicrolocationRead, SessionTypeRead, SocialLinkRead, SponsorRead, TrackRead
 from events.models import Microlocation, SessionType, SocialLink, Track
-from shared.http.dependencies import SessionDep
+from shared.http.dependencies import PublicUrl, SessionDep
 from shared.http.pagination import Page, PageDep, set_next_link
 
 router = APIRouter(prefix="/v1/events/{event_ref}", tags=["programme"])

@@ -5,16 +5,17 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from events.access import EventReference, Organizer, PublicUrl, Reader, fresh_headers
+from events.access import EventReference, Organizer, Reader
 from events.events import service
 from events.events.schemas import EventCreate, EventFactsRead, EventRead, EventUpdate, State, event_read
 from events.fields import Line
 from shared.auth.access import requires, service_only
 from shared.auth.verify import Principal
-from shared.http.dependencies import IfMatch, IfNoneMatch, SessionDep
-from shared.http.etags import is_not_modified
-from shared.http.idempotency import OnceDep, json_answer
+from shared.http.dependencies import IfMatch, IfNoneMatch, PublicUrl, SessionDep
+from shared.http.etags import etag_headers
+from shared.http.idempotency import IdempotentDep
 from shared.http.pagination import Page, PageDep, set_next_link
+from shared.http.responses import conditional_response, created
 
 router = APIRouter(tags=["events"])
 internal = APIRouter(
@@ -28,17 +29,17 @@ async def create_event(
     principal: Annotated[Principal, Depends(requires("events:write"))],
     organizer: Organizer,
     session: SessionDep,
-    once: OnceDep,
+    idempotent: IdempotentDep,
     public_url: PublicUrl,
 ) -> Response:
     """Makes a draft, which only its organizer sees. Times are read in `timezone` unless they carry an offset."""
 
     async def work() -> Response:
         view = await service.create_event(session, organizer, body)
-        headers = {"Location": f"/v1/events/{view.event.id}", **fresh_headers(service.tag_of(view))}
-        return json_answer(event_read(view, public_url), status=201, headers=headers)
+        headers = etag_headers(service.tag_of(view))
+        return created(f"/v1/events/{view.event.id}", event_read(view, public_url), headers=headers)
 
-    return await once.run(principal, work)
+    return await idempotent.create(principal, work)
 
 
 @router.get("/v1/events", summary="List events")
@@ -60,18 +61,14 @@ async def list_events(
 @router.get("/v1/events/{event_ref}", response_model=EventRead, summary="Read an event")
 async def read_event(
     event_ref: EventReference,
-    response: Response,
     reader: Reader,
     session: SessionDep,
     public_url: PublicUrl,
     if_none_match: IfNoneMatch = None,
-) -> EventRead | Response:
+) -> Response:
     view = await service.read_event(session, event_ref, reader)
-    headers = fresh_headers(service.tag_of(view))
-    if is_not_modified(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return event_read(view, public_url)
+    headers = etag_headers(service.tag_of(view))
+    return conditional_response(if_none_match, event_read(view, public_url), headers)
 
 
 @router.patch("/v1/events/{event_ref}", summary="Change an event")
@@ -87,7 +84,7 @@ async def change_event(
     """Changes only what is sent. A new `timezone` alone keeps what the clocks on the walls show: the event and its
     sessions move to other instants."""
     view = await service.change_event(session, organizer, event_ref, body, if_match=if_match)
-    response.headers.update(fresh_headers(service.tag_of(view)))
+    response.headers.update(etag_headers(service.tag_of(view)))
     return event_read(view, public_url)
 
 
@@ -102,7 +99,7 @@ async def publish_event(
 ) -> EventRead:
     """Everybody can see it from now on. Nothing happens when it is published already."""
     view = await service.publish_event(session, organizer, event_ref, if_match=if_match)
-    response.headers.update(fresh_headers(service.tag_of(view)))
+    response.headers.update(etag_headers(service.tag_of(view)))
     return event_read(view, public_url)
 
 
@@ -117,7 +114,7 @@ async def unpublish_event(
 ) -> EventRead:
     """Only its organizer sees it from now on. Nothing happens when it is a draft already."""
     view = await service.unpublish_event(session, organizer, event_ref, if_match=if_match)
-    response.headers.update(fresh_headers(service.tag_of(view)))
+    response.headers.update(etag_headers(service.tag_of(view)))
     return event_read(view, public_url)
 
 

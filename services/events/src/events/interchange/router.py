@@ -11,7 +11,7 @@ from events.interchange.schemas import ProgrammeImport, ProgrammeImported
 from shared.auth.access import service_only
 from shared.contracts.programme import Programme
 from shared.http.dependencies import SessionDep
-from shared.http.idempotency import json_answer
+from shared.http.responses import json_response
 from shared.settings import MEBIBYTE
 
 MAX_PROGRAMME_SIZE = 64 * MEBIBYTE
@@ -34,9 +34,9 @@ internal = APIRouter(
 )
 async def import_programme(body: ProgrammeImport, session: SessionDep) -> Response:
     imported, is_new = await service.import_programme(session, body)
-    return json_answer(imported, status=201 if is_new else 200)
+    return json_response(imported, status=201 if is_new else 200)
 
 
 @internal.get("/{event_id}", response_model=Programme, summary="Read an event with its whole programme")
 async def export_programme(event_id: UUID, organizer: Annotated[Line, Query()], session: SessionDep) -> Response:
-    return json_answer(await service.export_programme(session, event_id, organizer))
+    return json_response(await service.export_programme(session, event_id, organizer))

@@ -4,12 +4,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from events.access import EventDep, IsOwn, fresh_headers, tag_for
+from events.access import EventDep, IsOwn, tag_for
 from events.sessions import repository, service
 from events.sessions.schemas import SessionRead
 from shared.http.dependencies import IfNoneMatch, SessionDep
-from shared.http.etags import is_not_modified
+from shared.http.etags import etag_headers
 from shared.http.pagination import Page, PageDep, set_next_link
+from shared.http.responses import conditional_response
 
 router = APIRouter(prefix="/v1/events/{event_ref}/sessions", tags=["programme"])
 
@@ -30,13 +31,9 @@ async def read_session(
     event: EventDep,
     is_own: IsOwn,
     session_id: UUID,
-    response: Response,
     session: SessionDep,
     if_none_match: IfNoneMatch = None,
-) -> SessionRead | Response:
+) -> Response:
     view = await service.read_session(session, event.id, session_id, is_own=is_own)
-    headers = fresh_headers(tag_for(view.session.version, is_own=is_own))
-    if is_not_modified(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return SessionRead.of(view, event.timezone, is_own=is_own)
+    headers = etag_headers(tag_for(view.session.version, is_own=is_own))
+    return conditional_response(if_none_match, SessionRead.of(view, event.timezone, is_own=is_own), headers)

@@ -4,12 +4,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from events.access import EventDep, IsOwn, PublicUrl, fresh_headers, tag_for
+from events.access import EventDep, IsOwn, tag_for
 from events.speakers import repository, service
 from events.speakers.schemas import SpeakerRead
-from shared.http.dependencies import IfNoneMatch, SessionDep
-from shared.http.etags import is_not_modified
+from shared.http.dependencies import IfNoneMatch, PublicUrl, SessionDep
+from shared.http.etags import etag_headers
 from shared.http.pagination import Page, PageDep, set_next_link
+from shared.http.responses import conditional_response
 
 router = APIRouter(prefix="/v1/events/{event_ref}/speakers", tags=["programme"])
 
@@ -37,14 +38,10 @@ async def read_speaker(
     event: EventDep,
     is_own: IsOwn,
     speaker_id: UUID,
-    response: Response,
     session: SessionDep,
     public_url: PublicUrl,
     if_none_match: IfNoneMatch = None,
-) -> SpeakerRead | Response:
+) -> Response:
     view = await service.read_speaker(session, event.id, speaker_id, is_own=is_own)
-    headers = fresh_headers(tag_for(view.speaker.version, view.photo.seq if view.photo else None, is_own=is_own))
-    if is_not_modified(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return SpeakerRead.of(view, public_url, is_own=is_own)
+    headers = etag_headers(tag_for(view.speaker.version, view.photo.seq if view.photo else None, is_own=is_own))
+    return conditional_response(if_none_match, SpeakerRead.of(view, public_url, is_own=is_own), headers)

@@ -19,8 +19,9 @@ from exports.settings import ExportsSettings
 from shared.auth.access import PUBLIC
 from shared.http.dependencies import SessionDep
 from shared.http.downloads import download_router
-from shared.http.idempotency import OnceDep, json_answer
+from shared.http.idempotency import IdempotentDep
 from shared.http.pagination import Page, PageDep, set_next_link
+from shared.http.responses import created, json_response
 from shared.storage import Storage
 
 router = APIRouter(tags=["exports"])
@@ -48,7 +49,7 @@ ExportDep = Annotated[Export, Depends(_export_of_request)]
     response_model=ExportRead,
 )
 async def create_export(
-    request: Request, event_id: UUID, principal: ExportWriter, session: SessionDep, once: OnceDep
+    request: Request, event_id: UUID, principal: ExportWriter, session: SessionDep, idempotent: IdempotentDep
 ) -> Response:
     organizer = principal.organizer
     # Before anything of the database is used, so that no connection is held during the call.
@@ -56,10 +57,9 @@ async def create_export(
 
     async def work() -> Response:
         export = await service.add_export(session, event, organizer)
-        headers = {"Location": f"/v1/exports/{export.id}", **PRIVATE}
-        return json_answer(await _shown(request, export), status=202, headers=headers)
+        return created(f"/v1/exports/{export.id}", await _shown(request, export), status=202, headers=PRIVATE)
 
-    return await once.run(principal, work)
+    return await idempotent.create(principal, work)
 
 
 @router.get(
@@ -85,7 +85,7 @@ async def list_exports(
 
 @router.get("/v1/exports/{export_id}", summary="Read how far an export is, and its link", response_model=ExportRead)
 async def read_export(request: Request, export: ExportDep) -> Response:
-    return json_answer(await _shown(request, export), headers=PRIVATE)
+    return json_response(await _shown(request, export), headers=PRIVATE)
 
 
 @router.get("/v1/exports/{export_id}/progress", summary="Follow an export", response_class=EventSourceResponse)

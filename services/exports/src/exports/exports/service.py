@@ -119,7 +119,7 @@ async def _link(export: Export, storage: Storage, settings: ExportsSettings, lif
         expires_in=lifetime,
         filename=file_name(export),
         content_type=ZIP,
-        files_url=settings.public_url.rstrip("/") + FILES_PATH,
+        files_url=settings.public_url + FILES_PATH,
     )
 
 

@@ -14,9 +14,10 @@ from exports.models import Import
 from exports.progress import JobProgress, follow
 from exports.settings import ExportsSettings
 from shared.http.dependencies import FilesInTransitDep, IfNoneMatch, SessionDep
-from shared.http.etags import etag_of, is_not_modified
-from shared.http.idempotency import OnceDep, json_answer
+from shared.http.etags import etag_headers, etag_of
+from shared.http.idempotency import IdempotentDep
 from shared.http.pagination import Page, PageDep, set_next_link
+from shared.http.responses import conditional_response, created
 from shared.http.uploads import FIELD
 
 router = APIRouter(prefix="/v1/imports", tags=["imports"])
@@ -65,7 +66,11 @@ ImportDep = Annotated[Import, Depends(_import_of_request)]
     max_body_size=COUNTED_BY_US,
 )
 async def create_import(
-    request: Request, files: FilesInTransitDep, principal: ImportWriter, session: SessionDep, once: OnceDep
+    request: Request,
+    files: FilesInTransitDep,
+    principal: ImportWriter,
+    session: SessionDep,
+    idempotent: IdempotentDep,
 ) -> Response:
     settings: ExportsSettings = request.app.state.settings
     async with uploads.received(
@@ -75,10 +80,9 @@ async def create_import(
 
     async def work() -> Response:
         await service.add_import(session, files, job)
-        headers = {"Location": f"/v1/imports/{job.id}", **_headers(job)}
-        return json_answer(ImportRead.model_validate(job), status=202, headers=headers)
+        return created(f"/v1/imports/{job.id}", ImportRead.model_validate(job), status=202, headers=_headers(job))
 
-    return await once.run(principal, work, fingerprint=f"{sha256} {job.file_name}".encode())
+    return await idempotent.create(principal, work, fingerprint=f"{sha256} {job.file_name}".encode())
 
 
 @router.get("", summary="List imports, newest first", response_model=Page[ImportSummary])
@@ -93,10 +97,7 @@ async def list_imports(
 
 @router.get("/{import_id}", summary="Read how far an import is, and its report", response_model=ImportRead)
 async def read_import(job: ImportDep, if_none_match: IfNoneMatch = None) -> Response:
-    headers = _headers(job)
-    if is_not_modified(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    return json_answer(ImportRead.model_validate(job), headers=headers)
+    return conditional_response(if_none_match, ImportRead.model_validate(job), _headers(job))
 
 
 @router.get("/{import_id}/progress", summary="Follow an import", response_class=EventSourceResponse)
@@ -111,4 +112,4 @@ def _headers(job: Import) -> dict[str, str]:
     """A job has no version: what can change of it is in its tag."""
     step = job.step.replace(" ", "-")
     tag = f"{job.state}.{job.attempts}.{step}.{job.done}.{job.total}.{'event' if job.event_id else ''}"
-    return {"ETag": etag_of(tag), "Cache-Control": "private, no-cache"}
+    return etag_headers(etag_of(tag), is_private=True)

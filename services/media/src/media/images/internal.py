@@ -9,16 +9,13 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from media.images import service, uploads
-from media.images.router import COUNTED_BY_US
+from media.images.router import COUNTED_BY_US, SettingsDep
 from media.images.rules import STATES
 from media.images.schemas import ImageState, ImageStates, ImportedImage, Organizer, StatesQuery
 from media.images.sizes import ImageKind
 from media.models import Image
-from media.settings import MediaSettings
 from shared.auth.access import service_only
-from shared.database.engine import Sessions
-from shared.http.dependencies import FilesInTransitDep, SessionDep
-from shared.storage import Storage
+from shared.http.dependencies import FilesInTransitDep, SessionDep, SessionsDep, StorageDep
 from shared.texts import Storable
 
 router = APIRouter(
@@ -45,11 +42,11 @@ async def import_image(
     session: SessionDep,
     organizer: Annotated[Organizer, Query()],
     name: Name,
+    settings: SettingsDep,
+    sessions: SessionsDep,
     kind: ImageKind = "event",
     import_id: UUID | None = None,
 ) -> ImportedImage:
-    settings: MediaSettings = request.app.state.settings
-    sessions: Sessions = request.app.state.sessions
     async with sessions() as before:  # no connection is held while the body comes in
         known = await service.find_imported(before, organizer, import_id, name)
     if known is not None:
@@ -72,9 +69,8 @@ async def read_states(query: StatesQuery, session: SessionDep) -> ImageStates:
 
 @router.get("/{image_id}/original", summary="Fetch what was uploaded", response_class=Response)
 async def fetch_original(
-    request: Request, image_id: UUID, organizer: Annotated[Organizer, Query()], session: SessionDep
+    image_id: UUID, organizer: Annotated[Organizer, Query()], session: SessionDep, storage: StorageDep
 ) -> Response:
-    storage: Storage = request.app.state.storage
     image = await service.get_image(session, image_id, organizer)
     size = await storage.size(image.original_key)
 

@@ -13,16 +13,18 @@ from media.images.sizes import VARIANTS
 from media.settings import MediaSettings
 from shared.auth.access import PUBLIC, requires
 from shared.auth.verify import OrganizerPrincipal
-from shared.http.dependencies import FilesInTransitDep, IfNoneMatch, SessionDep
-from shared.http.etags import etag_of, is_not_modified
-from shared.http.idempotency import OnceDep, json_answer
+from shared.http.dependencies import FilesInTransitDep, IfNoneMatch, SessionDep, StorageDep, state
+from shared.http.etags import etag_headers, etag_of, is_not_modified
+from shared.http.idempotency import IdempotentDep
 from shared.http.pagination import Page, PageDep, set_next_link
+from shared.http.responses import conditional_response, created
 from shared.problems import NotFound
-from shared.storage import FileNotStored, Storage
+from shared.storage import FileNotStored
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
 Reader = Annotated[OrganizerPrincipal, Depends(requires("media:read"))]
+SettingsDep = Annotated[MediaSettings, Depends(state("settings"))]
 Writer = Annotated[OrganizerPrincipal, Depends(requires("media:write"))]
 
 # Uploads are counted where they are read: the framework's own refusal names neither the field nor the limit.
@@ -64,42 +66,53 @@ _FORM: dict[str, Any] = {
     max_body_size=COUNTED_BY_US,
 )
 async def upload_image(
-    request: Request, files: FilesInTransitDep, principal: Writer, session: SessionDep, once: OnceDep
+    request: Request,
+    files: FilesInTransitDep,
+    principal: Writer,
+    session: SessionDep,
+    idempotent: IdempotentDep,
+    settings: SettingsDep,
 ) -> Response:
-    settings = _settings(request)
     async with uploads.from_form(request, max_size=settings.max_image_size) as (upload, kind):
         image = await service.store_original(files, upload, organizer=principal.organizer, kind=kind)
 
     async def work() -> Response:
         await service.add_image(session, files, image, queue=service.job_queue(settings))
-        return json_answer(
+        return created(
+            f"/v1/images/{image.id}",
             ImageRead.of(image, settings.public_url),
             status=202,
-            headers={"Location": f"/v1/images/{image.id}", "ETag": etag(image)},
+            headers={"ETag": etag(image)},
         )
 
-    return await once.run(principal, work, fingerprint=f"{image.sha256} {kind} {image.name}".encode())
+    return await idempotent.create(principal, work, fingerprint=f"{image.sha256} {kind} {image.name}".encode())
 
 
 @router.get("", summary="List images, newest first", response_model=Page[ImageRead])
 async def list_images(
-    request: Request, response: Response, principal: Reader, session: SessionDep, page: PageDep
+    request: Request,
+    response: Response,
+    principal: Reader,
+    session: SessionDep,
+    page: PageDep,
+    settings: SettingsDep,
 ) -> Page[ImageRead]:
     images, next_cursor = await repository.find_page(session, principal.organizer, page)
     set_next_link(request, response, next_cursor)
-    public_url = _settings(request).public_url
-    return Page(items=[ImageRead.of(image, public_url) for image in images], next_cursor=next_cursor)
+    return Page(items=[ImageRead.of(image, settings.public_url) for image in images], next_cursor=next_cursor)
 
 
 @router.get("/{image_id}", summary="Read an image's state and variants", response_model=ImageRead)
 async def read_image(
-    request: Request, image_id: UUID, principal: Reader, session: SessionDep, if_none_match: IfNoneMatch = None
+    image_id: UUID,
+    principal: Reader,
+    session: SessionDep,
+    settings: SettingsDep,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     image = await service.get_image(session, image_id, principal.organizer)
-    headers = {"ETag": etag(image), "Cache-Control": "private, no-cache"}
-    if is_not_modified(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    return json_answer(ImageRead.of(image, _settings(request).public_url), headers=headers)
+    headers = etag_headers(etag(image), is_private=True)
+    return conditional_response(if_none_match, ImageRead.of(image, settings.public_url), headers)
 
 
 @router.head("/{image_id}/{file_name}", include_in_schema=False, dependencies=[Depends(PUBLIC)])
@@ -113,9 +126,8 @@ async def read_image(
     dependencies=[Depends(PUBLIC)],
 )
 async def fetch_variant(
-    request: Request, image_id: UUID, file_name: str, if_none_match: IfNoneMatch = None
+    request: Request, image_id: UUID, file_name: str, storage: StorageDep, if_none_match: IfNoneMatch = None
 ) -> Response:
-    storage: Storage = request.app.state.storage
     named = name_and_digest(file_name)
     if named is None:
         raise _no_such_variant()
@@ -148,8 +160,3 @@ async def fetch_variant(
 
 def _no_such_variant() -> NotFound:
     return NotFound("There is no image at this address. Read the image for the addresses of its variants.")
-
-
-def _settings(request: Request) -> MediaSettings:
-    settings: MediaSettings = request.app.state.settings
-    return settings

@@ -54,7 +54,7 @@ class ImageRead(BaseModel):
         variants = [
             VariantRead(
                 name=variant.name,
-                url=f"{public_url.rstrip('/')}{variant_path(image.id, variant.name, variant.digest)}",
+                url=f"{public_url}{variant_path(image.id, variant.name, variant.digest)}",
                 width=variant.width,
                 height=variant.height,
                 size=variant.size,

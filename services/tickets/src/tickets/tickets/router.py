@@ -11,7 +11,7 @@ from shared.auth.access import PUBLIC, requires, service_only
 from shared.auth.verify import Principal
 from shared.http.dependencies import IfMatch, IfNoneMatch, SessionDep
 from shared.http.etags import etag_of, is_not_modified
-from shared.http.idempotency import OnceDep
+from shared.http.idempotency import IdempotentDep
 from shared.http.pagination import Page
 from shared.problems import Invalid
 from tickets.access import EventReference, Organizer, Reader, reader_of
@@ -71,7 +71,7 @@ async def create_ticket(
     principal: Annotated[Principal, Depends(requires("tickets:write"))],
     organizer: Organizer,
     session: SessionDep,
-    once: OnceDep,
+    idempotent: IdempotentDep,
 ) -> Response:
     """Times are read in the event's zone unless they carry an offset. Just after an event was created it may not be
     known here yet: then the answer is 404 with `Retry-After`."""
@@ -81,7 +81,7 @@ async def create_ticket(
         shown = await service.read_ticket(session, ticket_id, organizer)
         return _ticket_answer(shown, status=201, location=f"/v1/tickets/{ticket_id}")
 
-    return await once.run(principal, work)
+    return await idempotent.create(principal, work)
 
 
 @router.put(

@@ -17,8 +17,9 @@ from shared.database.engine import connection_settings, new_sessions
 from shared.database.idempotency import IDEMPOTENCY_KEYS, forget_expired_keys, idempotency_table
 from shared.database.tables import new_metadata
 from shared.http.dependencies import SessionDep
-from shared.http.idempotency import OnceDep, json_answer
+from shared.http.idempotency import IdempotentDep
 from shared.http.problems import add_problem_handlers
+from shared.http.responses import created
 from shared.problems import Conflict
 from shared.settings import Settings
 from testkit.plugin import Databases
@@ -89,7 +90,10 @@ async def world(engine: AsyncEngine) -> AsyncIterator[World]:
         @app.post("/v1/done", status_code=201, response_model=DoneOut)
         @app.post("/v1/{place}/done", status_code=201, response_model=DoneOut)
         async def create(
-            body: DoneIn, who: Annotated[Principal, Depends(principal)], session: SessionDep, once: OnceDep
+            body: DoneIn,
+            who: Annotated[Principal, Depends(principal)],
+            session: SessionDep,
+            idempotent: IdempotentDep,
         ) -> Response:
             async def work() -> Response:
                 world.started.set()
@@ -103,15 +107,16 @@ async def world(engine: AsyncEngine) -> AsyncIterator[World]:
                     raise RuntimeError("crash")
                 if body.fails_as == "answer":
                     return Response(status_code=202 + 200)
-                return json_answer(
-                    DoneOut(id=made, name=body.name), status=201, headers={"Location": f"/v1/done/{made}"}
-                )
+                return created(f"/v1/done/{made}", DoneOut(id=made, name=body.name))
 
-            return await once.run(who, work)
+            return await idempotent.create(who, work)
 
         @app.post("/v1/upload", status_code=204)
         async def upload(
-            request: Request, who: Annotated[Principal, Depends(principal)], session: SessionDep, once: OnceDep
+            request: Request,
+            who: Annotated[Principal, Depends(principal)],
+            session: SessionDep,
+            idempotent: IdempotentDep,
         ) -> Response:
             content = b"".join([chunk async for chunk in request.stream()])
 
@@ -119,7 +124,7 @@ async def world(engine: AsyncEngine) -> AsyncIterator[World]:
                 await session.execute(DONE.insert().values(name="upload"))
                 return Response(status_code=204)
 
-            return await once.run(who, work, fingerprint=content)
+            return await idempotent.create(who, work, fingerprint=content)
 
         yield world
     async with engine.begin() as connection:
