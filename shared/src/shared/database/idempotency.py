@@ -1,3 +1,5 @@
+"""The table of idempotency keys, apart from HTTP because every messenger prunes it."""
+
 from sqlalchemy import (
     Column,
     DateTime,
@@ -33,12 +35,12 @@ IDEMPOTENCY_KEYS = Table(
 
 
 def idempotency_table(metadata: MetaData) -> None:
-    """Puts the keys among the tables that a service migrates."""
+    """Add the table to those that a service migrates."""
     IDEMPOTENCY_KEYS.to_metadata(metadata)
 
 
 async def forget_expired_keys(session: AsyncSession, *, at_most: int = 1000) -> int:
-    """Deletes rows that nobody can ask for any more; returns how many. For a service's periodic sweep."""
+    """Delete expired keys and return how many; at most ``at_most`` in one transaction."""
     keys = IDEMPOTENCY_KEYS
     expired = (
         select(*keys.primary_key).where(keys.c.expires_at <= func.clock_timestamp()).limit(at_most)

@@ -1,11 +1,8 @@
-"""Lists in pages: keyset cursors, so that page 1000 costs what page 1 costs and nothing is shown twice.
+"""Keyset pagination: page 1000 costs what page 1 costs, and no row is returned twice.
 
-A repository names the order once and applies it; the router sets the ``Link``::
-
-    BY_START = Keyset(Event.starts_at, Event.id)
-
-    rows = (await session.scalars(BY_START.apply(select(Event), page))).all()
-    rows, next_cursor = BY_START.cut(rows, page)
+BY_START = Keyset(Event.starts_at, Event.id)
+rows = (await session.scalars(BY_START.apply(select(Event), page))).all()
+rows, next_cursor = BY_START.cut(rows, page)
 """
 
 import base64
@@ -24,7 +21,7 @@ from shared.problems import Problem
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
-MAX_CURSOR_SIZE = 4000  # room for a sort key of 700 characters of any script, below every limit on addresses
+MAX_CURSOR_SIZE = 4000  # fits a sort key of 700 characters of any script, below the usual limits of URLs
 
 _VERSION = 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,11 +35,11 @@ Value = str | int | UUID | datetime
 class InvalidCursor(Problem):
     status = 422
     code = "invalid-cursor"
-    title = "The cursor is not one of this list"
+    title = "Invalid cursor"
 
     def __init__(self) -> None:
         super().__init__(
-            "This cursor was not made by this list in this order. Start again without `cursor`.",
+            "The cursor does not belong to this list in this sequence. Start again without `cursor`.",
             field="query.cursor",
         )
 
@@ -54,22 +51,22 @@ class PageRequest:
 
 
 class Keyset:
-    """The order of a list: its columns, the last of them unique, all rising or all falling.
+    """The sort key of a list: columns of which the last is unique, all ascending or all descending.
 
-    Rows must have the columns as attributes of the same names. Columns that may be NULL are refused with a
-    ``ValueError``: a row without a value is neither before nor after a cursor and would never be shown.
+    Rows must have the columns as attributes of the same names. Raises ``ValueError`` for a nullable column: a row
+    without a value is neither before nor after a cursor, so no page would hold it.
     """
 
     def __init__(self, *columns: InstrumentedAttribute[Any] | ColumnElement[Any], descending: bool = False) -> None:
         if not columns or any(getattr(column, "nullable", False) for column in columns):
-            raise ValueError("The order of a list needs columns, none of which may be NULL.")
+            raise ValueError("A keyset must have columns, none of them nullable.")
         self._columns = columns
         self._descending = descending
         order = ",".join(str(column.key) for column in columns) + ("-" if descending else "+")
         self._order = zlib.crc32(order.encode())
 
     def apply(self, statement: Statement, page: PageRequest) -> Statement:
-        """Orders, starts after the cursor, and takes one row more than the page holds, for ``cut``.
+        """Sort the statement, start it after the cursor, and limit it to one row more than the page, for ``cut``.
 
         Raises ``InvalidCursor``.
         """
@@ -82,7 +79,7 @@ class Keyset:
         return statement.order_by(*order).limit(page.limit + 1)
 
     def cut(self, rows: Sequence[Row], page: PageRequest) -> tuple[Sequence[Row], str | None]:
-        """The page's rows without the extra one, and the cursor of the next page if there is one."""
+        """Return the page's rows without the extra one, and the cursor of the next page, if any."""
         if len(rows) <= page.limit:
             return rows, None
         last = rows[page.limit - 1]
@@ -99,7 +96,7 @@ class Keyset:
             padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
             version, order, *packed = json.loads(base64.b64decode(padded, b"-_", validate=True))
             if (version, order) != (_VERSION, self._order):
-                raise ValueError("another version, list or order")
+                raise ValueError("another version, list or sort key")
             return [_unpacked(value, column) for value, column in zip(packed, self._columns, strict=True)]
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise InvalidCursor from error
@@ -113,11 +110,11 @@ def _packed(value: object) -> str | int:
             return str(value)
         case str() | int() if not isinstance(value, bool):
             return value
-    raise ValueError(f"A cursor can't hold {value!r}: text, integers, UUIDs and times with a zone are known.")
+    raise ValueError(f"A cursor cannot hold {value!r}: it must be text, an integer, a UUID or an aware datetime.")
 
 
 def _unpacked(value: object, column: InstrumentedAttribute[Any] | ColumnElement[Any]) -> Value:
-    """Refuses what the database would choke on: callers may write cursors of their own."""
+    """Raise ``ValueError`` for a value that the column cannot have, because callers may forge cursors."""
     kind = column.type.python_type
     if kind is UUID and isinstance(value, str):
         return UUID(value)

@@ -1,8 +1,7 @@
-"""Waits until the database has the schema that this code was written for: ``python -m shared.database.migrated``.
+"""The schema gate: ``python -m shared.database.migrated`` waits until the database has the schema of this code.
 
-For what starts beside a migration that another process runs. The migrations are those of the ``alembic.ini`` in the
-working folder. A database that a later release has migrated already is good as well, since a migration must fit the
-release before it. Waits for ever, through outages; ends with 0, also by SIGTERM.
+It reads the revisions beside the ``alembic.ini`` of the working directory. A schema of a later release passes too,
+because every migration must fit the release before it. It waits through outages and exits with 0, also on SIGTERM.
 """
 
 import asyncio
@@ -21,32 +20,32 @@ from shared.telemetry.logs import configure_logs, get_logger
 log = get_logger(__name__)
 
 POLL_SECONDS = 1.0
-PATIENCE = 10.0
+LOG_SECONDS = 10.0
 
 
 async def is_migrated(settings: Settings, config: Config) -> bool:
-    """Raises what asyncpg raises when the database can't be asked."""
+    """Return whether the schema is at this code's revision or a later one. Raises what asyncpg raises."""
     script = ScriptDirectory.from_config(config)
     known = {revision.revision for revision in script.walk_revisions()}
-    present = await _revisions(settings)
-    return bool(present) and (present >= set(script.get_heads()) or bool(present - known))
+    current = await _revisions(settings)
+    return bool(current) and (current >= set(script.get_heads()) or bool(current - known))
 
 
 async def wait_until_migrated(settings: Settings, config: Config) -> None:
-    """Looks again every ``POLL_SECONDS``; tells every ``PATIENCE`` seconds that it waits."""
+    """Poll every ``POLL_SECONDS`` and log every ``LOG_SECONDS`` why it still waits."""
     loop = asyncio.get_running_loop()
-    tell_at = loop.time()
+    log_at = loop.time()
     while True:
         reason = "not migrated yet"
         try:
             if await is_migrated(settings, config):
-                log.info("schema.there")
+                log.info("schema.ready")
                 return
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             reason = f"{type(error).__name__}: {error}"
-        if loop.time() >= tell_at:
+        if loop.time() >= log_at:
             log.info("schema.awaited", reason=reason)
-            tell_at = loop.time() + PATIENCE
+            log_at = loop.time() + LOG_SECONDS
         await asyncio.sleep(POLL_SECONDS)
 
 

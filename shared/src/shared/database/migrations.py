@@ -1,7 +1,7 @@
-"""The one Alembic environment. A service's ``migrations/env.py`` only calls ``run``.
+"""The Alembic environment of all services: their ``migrations/env.py`` only calls ``run``.
 
-A change never loses data: see ``refuse_lossy_changes``. One migrator runs at a time per service, and no migration
-waits for a lock so long that the queue behind it becomes an outage.
+A change never loses data: see ``refuse_lossy_changes``. One migrator runs at a time per service, and a migration
+gives up on a lock before the requests that queue behind it become an outage.
 """
 
 import asyncio
@@ -22,25 +22,24 @@ STATEMENT_TIMEOUT = "60s"
 MIGRATOR_WAIT = 120.0
 
 LOSSY = """\
-This revision would drop {dropped} and add {added}: what is in the dropped part would be lost.
-Write what you mean instead, by hand, in a revision without autogenerate (`make revision` with AUTO=):
+This revision would drop {dropped} and add {added}, and lose the data of the dropped part.
+Write the change that you mean by hand, in a revision without autogenerate (`make revision` with AUTO=):
   renamed column:  op.alter_column("table", "old", new_column_name="new")
   renamed table:   op.rename_table("old", "new")
   changed type:    op.alter_column("table", "column", type_=NewType(), postgresql_using="column::new_type")
   column → table:  create the table and INSERT … SELECT into it; drop the column in a later revision,
                    when no running code reads it any more
-If the dropped and the added part really have nothing to do with each other, make two revisions: one that adds,
-and a later one that drops."""
+If the dropped and the added part are unrelated, make two revisions: one that adds, and a later one that drops."""
 
 
 class LossyRevision(CommandError):
-    """Autogenerate wrote a drop beside an add, which is how it writes a rename."""
+    """A revision has a drop beside an add, which is how autogenerate writes a rename."""
 
 
 def refuse_lossy_changes(
     _context: MigrationContext, _revision: object, directives: list[ops.MigrationScript]
 ) -> None:
-    """Alembic hook ``process_revision_directives``. Raises ``LossyRevision``; also what ``alembic check`` sees."""
+    """Alembic hook ``process_revision_directives``, also for ``alembic check``. Raises ``LossyRevision``."""
     for script in directives:
         operations = list(_flat(script.upgrade_ops.ops if script.upgrade_ops else ()))
         dropped = [_dropped(op) for op in operations if isinstance(op, ops.DropColumnOp | ops.DropTableOp)]
@@ -72,9 +71,9 @@ def _added(operation: ops.MigrateOperation) -> str:
 
 
 def run(settings_class: type[Settings], metadata: MetaData) -> None:
-    """Entry point of ``env.py``, online or ``--sql``. Needs only the service's own ``DATABASE_URL``.
+    """Run the migrations, online or as ``--sql``. Only the service's ``DATABASE_URL`` is needed.
 
-    A caller of Alembic's API may hand in settings as ``config.attributes["settings"]``.
+    A caller of Alembic's API may pass settings as ``config.attributes["settings"]``.
     """
     settings: Settings = context.config.attributes.get("settings") or settings_class()
     if context.is_offline_mode():
@@ -98,9 +97,9 @@ async def _migrate(settings: Settings, metadata: MetaData) -> None:
         connect_args={"server_settings": connection_settings(settings, "migrations"), "timeout": 10},
     )
     try:
-        async with engine.connect() as guard, engine.connect() as connection:
-            await guard.execution_options(isolation_level="AUTOCOMMIT")
-            await _become_only_migrator(guard, settings.service)
+        async with engine.connect() as lock_session, engine.connect() as connection:
+            await lock_session.execution_options(isolation_level="AUTOCOMMIT")
+            await _become_only_migrator(lock_session, settings.service)
             await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
             await connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
             await connection.commit()
@@ -110,11 +109,11 @@ async def _migrate(settings: Settings, metadata: MetaData) -> None:
         await engine.dispose()
 
 
-async def _become_only_migrator(guard: AsyncConnection, service: str) -> None:
-    # Polling on purpose: a session that blocks in pg_advisory_lock holds a snapshot, for which a CREATE INDEX
-    # CONCURRENTLY of the running migrator waits in turn, for ever.
+async def _become_only_migrator(lock_session: AsyncConnection, service: str) -> None:
+    # Polls, because a session that blocks in pg_advisory_lock holds a snapshot, for which a CREATE INDEX
+    # CONCURRENTLY of the running migrator would wait in turn.
     async with asyncio.timeout(MIGRATOR_WAIT):
-        while not await guard.scalar(  # noqa: ASYNC110 - the condition lives in another process
+        while not await lock_session.scalar(  # noqa: ASYNC110 - the condition depends on another process
             text("SELECT pg_try_advisory_lock(hashtext('rostrum.migrations'), hashtext(:service))"),
             {"service": service},
         ):

@@ -1,8 +1,7 @@
-"""Gives each service its role and its schema on one PostgreSQL server, and nothing else.
+"""Creates each service's role and schema on one PostgreSQL server: ``python -m shared.database.provisioning``.
 
-``python -m shared.database.provisioning`` with ``ADMIN_DATABASE_URL`` (a role that may create roles and databases)
-and ``PROVISION=events:password,tickets:password``. It may run any number of times. Where each service has a server
-of its own, that server's operator does the same.
+``ADMIN_DATABASE_URL`` names a role that may create roles and databases, ``PROVISION=events:password,…`` the
+services. It may run any number of times.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ DATABASE = "rostrum"
 
 
 async def provision(admin_url: str, passwords: Mapping[str, str], *, database: str = DATABASE) -> None:
-    """Creates ``database``, and per service a login role that owns the schema of its name and sees no other."""
+    """Create ``database``, and per service a login role that owns the schema of its name and sees no other."""
     server = await asyncpg.connect(asyncpg_dsn(admin_url))
     try:
         if not await server.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", database):
@@ -35,7 +34,7 @@ async def provision(admin_url: str, passwords: Mapping[str, str], *, database: s
         await inside.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
         for name in passwords:
             await inside.execute(f'GRANT CONNECT ON DATABASE "{database}" TO "{name}"')
-            # A managed server's administrator is no superuser: it must be a member to give the schema away.
+            # A managed server's administrator is not a superuser, so it must be a member to give the schema away.
             await inside.execute(f'GRANT "{name}" TO CURRENT_USER')
             await inside.execute(f'CREATE SCHEMA IF NOT EXISTS "{name}" AUTHORIZATION "{name}"')
             await inside.execute(f'ALTER ROLE "{name}" SET search_path = "{name}"')

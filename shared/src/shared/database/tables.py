@@ -1,3 +1,5 @@
+"""What the tables of all services have in common: names of constraints, and types of columns."""
+
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -5,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import DateTime, MetaData, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-# Explicit names for every constraint: a migration can then drop or rename what it did not create.
+# Explicit names, so that a later migration can drop or rename any constraint.
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
