@@ -26,7 +26,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 import shared.contracts
 from shared.contracts.envelope import CONTENT_TYPE, Envelope, Message
-from shared.messaging.consumer import Subscription
+from shared.messaging.inbox import Subscription
 from shared.messaging.outbox import MAX_PAYLOAD_SIZE
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
 
@@ -365,8 +365,9 @@ def markdown(found: Sequence[Contract]) -> str:
 - **Published in order within one aggregate**, by `aggregateseq`. No order is promised between aggregates.
 - **Nothing old over something new.** A fault may let a message overtake another. One whose `aggregateseq` is lower
   than that of a message about the same aggregate that was handled before is *stale*: taken from the queue, counted
-  and not handled, as the younger one told the whole state. Only a subscription that says `every=True` gets it all
-  the same, out of order.
+  and not handled, as the newer one carried the whole state. This holds for subscriptions that keep the `latest`
+  state. One that keeps `every` fact handles each in the order of its arrival, whatever else was handled; several
+  messengers of a service may handle two facts of one aggregate at the same time.
 - **Nothing is dropped because a handler fails.** It is tried again with growing delay while the aggregate's other
   messages wait behind it, and ends in `{dead_letter_queue_name("<service>")}`, with the reason in its headers.
 - **What was ever sent can be read.** Fields are added with defaults, and never removed, renamed or given another
@@ -462,7 +463,7 @@ def _handler_name(listener: Listener) -> str:
 
 def _handler(listener: Listener) -> str:
     link = _link(_handler_name(listener), _source(listener.subscription.handler))
-    return f"{link}, older ones too" if listener.subscription.every else link
+    return f"{link}, keeps `{listener.subscription.keep}`"
 
 
 def _source(thing: Any) -> Path:

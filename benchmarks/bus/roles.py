@@ -22,9 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from benchmarks.bus.messages import MeasuredV1, amqp_message
 from shared.contracts.envelope import Envelope, MessageEnvelope
 from shared.database.engine import new_engine, new_sessions
-from shared.messaging.consumer import PREFETCH, Consumer, Subscription
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.consumer import PREFETCH, Consumer
+from shared.messaging.inbox import Subscription
 from shared.messaging.relay import BATCH, Relay
+from shared.messaging.tables import OUTBOX
 from shared.messaging.topology import declare_exchange
 from shared.settings import Settings
 from shared.telemetry.logs import configure_logs, get_logger
@@ -87,7 +88,8 @@ async def consume(settings: Settings, engine: AsyncEngine) -> None:
     async def on_measured(session: AsyncSession, message: MeasuredV1, envelope: Envelope) -> None:
         await counted(session, envelope.id, message.name)
 
-    await Consumer(settings, new_sessions(engine), [Subscription(MeasuredV1, on_measured)]).run(stopping)
+    subscriptions = [Subscription(MeasuredV1, on_measured, keep="latest")]
+    await Consumer(settings, new_sessions(engine), subscriptions).run(stopping)
 
 
 async def bare_consume(settings: Settings, engine: AsyncEngine) -> None:

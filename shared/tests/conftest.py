@@ -10,7 +10,7 @@ from shared.database.engine import Sessions, new_engine, new_sessions
 from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.ids import new_id
 from shared.jobs.rows import JobColumns
-from shared.messaging.outbox import messaging_tables
+from shared.messaging.tables import messaging_tables
 from shared.settings import Settings
 from testkit.plugin import Databases, server
 

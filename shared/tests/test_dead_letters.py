@@ -22,8 +22,9 @@ from shared.database.engine import Sessions
 from shared.ids import new_id
 from shared.messaging import dead_letters
 from shared.messaging.__main__ import main, new_parser
-from shared.messaging.consumer import Consumer, Subscription
+from shared.messaging.consumer import Consumer
 from shared.messaging.dead_letters import DeadLetter, Selection, Stopped, Tally, broker_of, for_each
+from shared.messaging.inbox import Subscription
 from shared.messaging.topology import (
     DELIVERY_LIMIT,
     EXCHANGE,
@@ -339,7 +340,7 @@ def painted_class(service: str) -> type[Message]:
 @asynccontextmanager
 async def consuming(settings: Settings, sessions: Sessions, handler: Any) -> AsyncIterator[None]:
     stopping = asyncio.Event()
-    subscription = Subscription(painted_class(settings.service), handler)
+    subscription = Subscription(painted_class(settings.service), handler, keep="latest")
     task = asyncio.create_task(Consumer(settings, sessions, [subscription]).run(stopping))
     try:
         yield

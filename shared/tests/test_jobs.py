@@ -15,8 +15,8 @@ from shared.jobs.attempts import Run, claim
 from shared.jobs.requeue import sweep
 from shared.jobs.rows import JobColumns, enqueue
 from shared.messaging.job_queues import declare_job_queue
-from shared.messaging.outbox import OUTBOX
 from shared.messaging.relay import Relay
+from shared.messaging.tables import OUTBOX
 from shared.problems import Invalid, Unavailable
 from shared.settings import Settings
 

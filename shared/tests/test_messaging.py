@@ -23,9 +23,11 @@ from shared.ids import new_id
 from shared.messaging import outbox
 from shared.messaging.commit_notifier import notifying_sessions
 from shared.messaging.connection import connect
-from shared.messaging.consumer import ATTEMPTS, Consumer, Subscription, handle_once
-from shared.messaging.outbox import INBOX, OUTBOX, MessageTooLarge
+from shared.messaging.consumer import ATTEMPTS, Consumer
+from shared.messaging.inbox import Subscription, by_message_type, handle_once
+from shared.messaging.outbox import MessageTooLarge
 from shared.messaging.relay import BUCKETS, Relay, prune
+from shared.messaging.tables import INBOX, OUTBOX
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
 from shared.settings import Settings
 from testkit.plugin import delete_queues, server
@@ -240,7 +242,7 @@ async def test_a_message_delivered_three_times_has_one_effect(
     async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         effects.append(message.color)
 
-    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
+    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted, keep="latest")])):
         channel = await broker.channel()
         await eventually(lambda: _is_declared(broker, settings))
         body = envelope_of(painted, "red")
@@ -269,7 +271,7 @@ async def test_messages_of_one_aggregate_are_handled_in_order_and_one_at_a_time(
         at_work.remove(message.color)
         done.append(message.color)
 
-    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
+    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted, keep="latest")])):
         channel = await broker.channel()
         await eventually(lambda: _is_declared(broker, settings))
         for number in range(40):
@@ -291,7 +293,7 @@ async def test_without_the_inbox_row_the_same_message_would_have_its_effect_agai
 
     body = envelope_of(painted, "red")
     envelope = Envelope.model_validate_json(body)
-    subscription = Subscription(painted, on_painted)
+    subscription = Subscription(painted, on_painted, keep="latest")
     assert await handle_once(sessions, body, envelope, subscription) == "handled"
     assert await handle_once(sessions, body, envelope, subscription) == "duplicate"
     async with sessions.begin() as session:
@@ -311,7 +313,7 @@ async def test_a_type_that_nobody_here_knows_is_counted_and_goes(
         labels = {"type": strange.message_type, "result": "unknown"}
         return REGISTRY.get_sample_value("rostrum_messages_handled_total", labels) == 1
 
-    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
+    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted, keep="latest")])):
         channel = await broker.channel()
         await eventually(lambda: _is_declared(broker, settings))
         body = envelope_of(strange, "red")
@@ -322,26 +324,63 @@ async def test_a_type_that_nobody_here_knows_is_counted_and_goes(
     assert dead.declaration_result.message_count == 0
 
 
-async def test_a_message_older_than_one_that_was_handled_is_dropped_unless_its_handler_wants_every_one(
+async def on_anything(session: AsyncSession, message: Message, envelope: Envelope) -> None: ...
+
+
+async def test_of_state_messages_one_older_than_the_newest_handled_is_dropped(
     settings: Settings, sessions: Sessions
 ) -> None:
-    painted = message_class(settings.service)
-    effects: list[str] = []
+    painted, washed = message_class(settings.service), message_class(settings.service, "washed")
 
-    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
-        effects.append(message.color)
+    async def receive(kind: type[Message], seq: int) -> str:
+        body = envelope_of(kind, "red", UUID(int=7), seq)
+        return await handle_once(
+            sessions, body, Envelope.model_validate_json(body), Subscription(kind, on_anything, keep="latest")
+        )
 
-    async def receive(color: str, seq: int, *, every: bool = False) -> str:
-        body = envelope_of(painted, color, UUID(int=7), seq)
-        subscription = Subscription(painted, on_painted, every=every)
+    assert await receive(painted, 2) == "handled"
+    assert await receive(painted, 1) == "stale"
+    assert await receive(washed, 1) == "stale"
+    assert await receive(washed, 2) == "handled"
+    assert await receive(painted, 3) == "handled"
+
+
+async def test_every_fact_is_handled_whatever_its_aggregate_has_seen_and_leaves_no_state_stale(
+    settings: Settings, sessions: Sessions
+) -> None:
+    painted, washed = message_class(settings.service), message_class(settings.service, "washed")
+
+    async def receive(seq: int, subscription: Subscription[Any]) -> str:
+        body = envelope_of(subscription.message, "red", UUID(int=7), seq)
         return await handle_once(sessions, body, Envelope.model_validate_json(body), subscription)
 
-    assert await receive("second", 2) == "handled"
-    assert await receive("first", 1) == "stale"
-    assert await receive("first", 1, every=True) == "handled"
-    assert await receive("also second", 2) == "handled"
-    assert await receive("third", 3) == "handled"
-    assert effects == ["second", "first", "also second", "third"]
+    state = Subscription(painted, on_anything, keep="latest")
+    fact = Subscription(washed, on_anything, keep="every")
+    assert await receive(3, state) == "handled"
+    assert await receive(2, fact) == "handled"
+    assert await receive(1, fact) == "handled"
+    assert await receive(9, fact) == "handled"
+    assert await receive(4, state) == "handled"
+
+
+async def test_a_fact_that_comes_again_has_one_effect(settings: Settings, sessions: Sessions) -> None:
+    painted = message_class(settings.service)
+    body = envelope_of(painted, "red")
+    envelope, subscription = Envelope.model_validate_json(body), Subscription(painted, on_anything, keep="every")
+    assert await handle_once(sessions, body, envelope, subscription) == "handled"
+    assert await handle_once(sessions, body, envelope, subscription) == "duplicate"
+
+
+def test_subscriptions_that_would_lose_messages_to_one_another_are_refused() -> None:
+    async def on_washed(session: AsyncSession, message: Message, envelope: Envelope) -> None: ...
+
+    painted, washed = message_class("walls"), message_class("walls", "washed")
+    latest, every = Subscription(painted, on_anything, keep="latest"), Subscription(washed, on_washed, keep="every")
+    assert set(by_message_type([latest, every])) == {painted.message_type, washed.message_type}
+    with pytest.raises(ValueError, match=r'painted\.v1 and walls\.wall\.washed\.v1 keep "latest"'):
+        by_message_type([latest, Subscription(washed, on_washed, keep="latest")])
+    with pytest.raises(ValueError, match=r"walls\.wall\.washed\.v1 has two subscriptions"):
+        by_message_type([every, every])
 
 
 async def test_what_follows_a_message_in_its_aggregate_waits_while_that_is_tried_again(
@@ -357,7 +396,7 @@ async def test_what_follows_a_message_in_its_aggregate_waits_while_that_is_tried
             raise RuntimeError("not yet")
         done.append(message.color)
 
-    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
+    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted, keep="latest")])):
         channel = await broker.channel()
         await eventually(lambda: _is_declared(broker, settings))
         for seq in range(1, 6):
@@ -382,7 +421,7 @@ async def test_while_the_database_is_away_no_message_becomes_a_dead_letter(
         labels = {"type": painted.message_type, "result": "failed"}
         return (REGISTRY.get_sample_value("rostrum_messages_handled_total", labels) or 0) > 2 * ATTEMPTS
 
-    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
+    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted, keep="latest")])):
         channel = await broker.channel()
         await eventually(lambda: _is_declared(broker, settings))
         async with closed_database(settings):
@@ -464,7 +503,7 @@ async def test_a_poison_message_ends_among_the_dead_letters_and_its_neighbours_a
             raise RuntimeError("this one never works")
         handled.append(message.color)
 
-    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted)])):
+    async with running(Consumer(settings, sessions, [Subscription(painted, on_painted, keep="latest")])):
         channel = await broker.channel()
         await eventually(lambda: _is_declared(broker, settings))
         bodies = [envelope_of(painted, color) for color in ("red", "poison", "blue")]

@@ -22,7 +22,8 @@ from shared.jobs.attempts import claim, verdict
 from shared.jobs.requeue import sweep
 from shared.jobs.rows import LEASE, JobColumns, enqueue
 from shared.messaging.connection import connect
-from shared.messaging.consumer import Consumer, Subscription
+from shared.messaging.consumer import Consumer
+from shared.messaging.inbox import Subscription
 from shared.messaging.topology import (
     dead_letter_queue_name,
     declare_kept_queue,
@@ -225,7 +226,7 @@ async def test_a_messenger_tells_whether_it_consumes_and_what_lies_in_its_queues
 
     stopping = asyncio.Event()
     consumer = asyncio.create_task(
-        Consumer(settings, sessions, [Subscription(PaintedV1, on_painted)]).run(stopping)
+        Consumer(settings, sessions, [Subscription(PaintedV1, on_painted, keep="latest")]).run(stopping)
     )
     await eventually(lambda: told() == [1, 1, 0, 2, 3])
     stopping.set()

@@ -20,10 +20,11 @@ from shared.database.engine import Sessions
 from shared.ids import new_id
 from shared.messaging import outbox, outbox_history
 from shared.messaging.__main__ import main, new_parser
-from shared.messaging.consumer import Consumer, Subscription
+from shared.messaging.consumer import Consumer
 from shared.messaging.dead_letters import broker_of
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.inbox import Subscription
 from shared.messaging.relay import BUCKETS, Relay
+from shared.messaging.tables import OUTBOX
 from shared.messaging.topology import EXCHANGE, queue_name
 from shared.settings import Settings
 from testkit.plugin import delete_queues
@@ -253,7 +254,7 @@ async def test_the_receivers_inbox_absorbs_a_replay(
     async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
         effects.append(str(envelope.id))
 
-    consumer = Consumer(settings, sessions, [Subscription(painted, on_painted)])
+    consumer = Consumer(settings, sessions, [Subscription(painted, on_painted, keep="latest")])
     channel = await connection.channel()
 
     async def is_listening() -> bool:

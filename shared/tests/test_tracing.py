@@ -22,7 +22,8 @@ from shared.http.dependencies import SessionDep
 from shared.ids import new_id
 from shared.messaging import outbox
 from shared.messaging.connection import connect
-from shared.messaging.consumer import Consumer, Subscription
+from shared.messaging.consumer import Consumer
+from shared.messaging.inbox import Subscription
 from shared.messaging.relay import Relay
 from shared.messaging.topology import declare_queue
 from shared.settings import Settings
@@ -81,9 +82,10 @@ async def test_the_request_the_publishing_and_the_handling_of_a_message_are_one_
         async with LifespanManager(app), client_of(app) as client:
             answer = await client.post(f"/v1/walls/{new_id()}", headers={"traceparent": TRACEPARENT})
             assert answer.status_code == 200
+        subscriptions = [Subscription(painted, on_painted, keep="latest")]
         roles = [
             asyncio.create_task(Relay(settings, engine, declare_job_queue=lambda _: None).run(stopping)),
-            asyncio.create_task(Consumer(settings, sessions, [Subscription(painted, on_painted)]).run(stopping)),
+            asyncio.create_task(Consumer(settings, sessions, subscriptions).run(stopping)),
         ]
         async with asyncio.timeout(20):
             await handled.wait()

@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shared.contracts.envelope import Envelope
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventFacts, EventPublishedV1, EventUnpublishedV1
 from shared.database.tables import new_metadata
-from shared.messaging.consumer import Subscription
+from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
-from shared.messaging.outbox import messaging_tables
+from shared.messaging.tables import messaging_tables
 from shared.settings import Settings
 
 SERVICE = "ledger"
@@ -56,7 +56,7 @@ async def write_down(session: AsyncSession, message: EventFacts, envelope: Envel
 
 
 SUBSCRIPTIONS: list[Subscription[Any]] = [
-    Subscription(kind, write_down)
+    Subscription(kind, write_down, keep="latest")
     for kind in (EventCreatedV1, EventChangedV1, EventPublishedV1, EventUnpublishedV1)
 ]
 

@@ -23,7 +23,7 @@ import aio_pika
 from sqlalchemy import text
 
 from shared.contracts.envelope import Envelope
-from shared.messaging import consumer, relay
+from shared.messaging import consumer, inbox, relay
 
 _is_to_die = threading.Event()
 _is_to_dawdle = threading.Event()
@@ -48,9 +48,9 @@ def _die_before_mark() -> None:
 
 def _die_before_ack() -> None:
     """After a message's effect is committed, and before it is acknowledged."""
-    handle_once = consumer.handle_once
+    handle_once = inbox.handle_once
 
-    async def dying(*arguments: Any) -> consumer.Outcome:
+    async def dying(*arguments: Any) -> inbox.Outcome:
         outcome = await handle_once(*arguments)
         _die_if_told()
         return outcome
@@ -60,9 +60,9 @@ def _die_before_ack() -> None:
 
 def _dawdle() -> None:
     """Every other message of an aggregate is slow, so that the next one could overtake it."""
-    handle_once = consumer.handle_once
+    handle_once = inbox.handle_once
 
-    async def slow(sessions: Any, body: bytes, envelope: Envelope, subscription: Any) -> consumer.Outcome:
+    async def slow(sessions: Any, body: bytes, envelope: Envelope, subscription: Any) -> inbox.Outcome:
         if _is_to_dawdle.is_set() and envelope.aggregateseq % 2:
             await asyncio.sleep(0.1)
         return await handle_once(sessions, body, envelope, subscription)
@@ -94,9 +94,9 @@ def _without_positions() -> None:
 
 
 def _change_receive(old: str, new: str) -> None:
-    statement = consumer._RECEIVE.text
+    statement = inbox._RECEIVE_LATEST.text
     assert statement.count(old) == 1, statement
-    _put(consumer, "_RECEIVE", text(statement.replace(old, new)))
+    _put(inbox, "_RECEIVE_LATEST", text(statement.replace(old, new)))
 
 
 def _without_turns() -> None:

@@ -19,7 +19,7 @@ from shared.database.provisioning import DATABASE, provision
 from shared.jobs import rows
 from shared.jobs.rows import MAX_ATTEMPTS
 from shared.messaging import outbox
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.tables import OUTBOX
 from testkit.processes import until
 from tests.drills.roles import Part, Role, start_role
 from tests.drills.stage import Stage

@@ -27,7 +27,7 @@ from shared.jobs.attempts import Run, claim
 from shared.jobs.rows import JobColumns
 from shared.jobs.worker import open_database
 from shared.messaging import messenger
-from shared.messaging.outbox import messaging_tables
+from shared.messaging.tables import messaging_tables
 from shared.settings import Settings
 from tests.drills.scale import FULL, scale_of_this_run
 

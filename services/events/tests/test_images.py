@@ -14,7 +14,7 @@ from shared.contracts.envelope import Envelope
 from shared.contracts.media import ImageProcessedV1
 from shared.contracts.programme import Programme
 from shared.database.engine import Sessions
-from shared.messaging.consumer import handle_once
+from shared.messaging.inbox import handle_once
 from testkit.plugin import TokenFactory
 
 

@@ -19,7 +19,7 @@ from media.images.tasks import Resources
 from media.models import Image
 from media.settings import MediaSettings
 from shared.ids import new_id
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.tables import OUTBOX
 from shared.storage.transit import FILES_IN_TRANSIT
 from testkit.plugin import Live, ServiceUnderTest, TokenFactory
 

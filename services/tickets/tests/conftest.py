@@ -1,3 +1,4 @@
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +14,10 @@ from shared.contracts.envelope import Envelope
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventPublishedV1, EventUnpublishedV1
 from shared.database.engine import Sessions
 from shared.ids import new_id
+from shared.messaging.inbox import by_message_type, handle_once
 from testkit.plugin import ServiceUnderTest, TokenFactory
 from tickets.api import create_app
-from tickets.events.handlers import on_event
+from tickets.messenger import SUBSCRIPTIONS
 from tickets.settings import TicketsSettings
 from tickets.tickets.lists import TicketLists
 
@@ -31,6 +33,9 @@ EVENT = {
     "ends_at": datetime(2097, 10, 28, 17, tzinfo=UTC),
     "state": "published",
 }
+
+
+SUBSCRIPTION_OF = by_message_type(SUBSCRIPTIONS)
 
 
 class TellOfEvent(Protocol):
@@ -79,9 +84,8 @@ def teller(sessions: Sessions) -> TellOfEvent:
                 aggregatetype="events.event",
                 aggregateseq=seq,
             )
-            async with sessions() as session:
-                await on_event(session, payload, envelope)
-                await session.commit()
+            body = json.dumps({**envelope.model_dump(mode="json"), "data": payload.model_dump(mode="json")})
+            await handle_once(sessions, body.encode(), envelope, SUBSCRIPTION_OF[message.message_type])
         return event_id
 
     return tell

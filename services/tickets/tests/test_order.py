@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from sqlalchemy import select
 
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.tables import OUTBOX
 from testkit.plugin import Live, RecordedOutbox, TokenFactory
 from tickets.models import Ticket
 

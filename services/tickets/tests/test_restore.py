@@ -19,10 +19,10 @@ from shared.contracts.envelope import Envelope
 from shared.contracts.events import EventPublishedV1
 from shared.database.engine import Sessions, asyncpg_dsn
 from shared.ids import new_id
-from shared.messaging.consumer import handle_once
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.inbox import handle_once
+from shared.messaging.tables import OUTBOX
 from testkit.plugin import Databases, Live, ServiceUnderTest, TokenFactory
-from tickets.events.handlers import SUBSCRIPTIONS
+from tickets.messenger import SUBSCRIPTIONS
 from tickets.models import EventCopy
 
 [ON_PUBLISHED] = [item for item in SUBSCRIPTIONS if item.message is EventPublishedV1]

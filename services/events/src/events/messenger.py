@@ -7,10 +7,10 @@ from events.settings import EventsSettings
 from shared.contracts.media import ImageProcessedV1
 from shared.database.engine import Sessions
 from shared.database.idempotency import forget_expired_keys
-from shared.messaging.consumer import Subscription
+from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
 
-SUBSCRIPTIONS: list[Subscription[Any]] = [Subscription(ImageProcessedV1, on_image_processed)]
+SUBSCRIPTIONS: list[Subscription[Any]] = [Subscription(ImageProcessedV1, on_image_processed, keep="latest")]
 
 
 async def forget_old_requests(sessions: Sessions) -> None:

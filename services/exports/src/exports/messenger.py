@@ -11,7 +11,7 @@ from exports.settings import ExportsSettings
 from shared.database.engine import Sessions
 from shared.database.idempotency import forget_expired_keys
 from shared.jobs.requeue import sweep
-from shared.messaging.consumer import Subscription
+from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import Chore, run_messenger
 from shared.storage import open_storage
 from shared.storage.transit import discard_forgotten

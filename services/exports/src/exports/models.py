@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 from shared.database.idempotency import idempotency_table
 from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.jobs.rows import JobColumns
-from shared.messaging.outbox import messaging_tables
+from shared.messaging.tables import messaging_tables
 from shared.storage.transit import transit_table
 
 # What the sweep looks through every few seconds: not all jobs that there ever were.

@@ -26,7 +26,7 @@ from exports.imports.tasks import run_import
 from exports.models import Export
 from exports.resources import Resources
 from shared.ids import new_id
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.tables import OUTBOX
 from shared.storage import links
 from testkit.plugin import Live, TokenFactory
 

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert, select, text
 
 from exports.models import Import
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.tables import OUTBOX
 from shared.storage.transit import FILES_IN_TRANSIT, discard_forgotten
 from testkit.plugin import Live, TokenFactory
 

@@ -9,7 +9,7 @@ from media.settings import MediaSettings
 from shared.database.engine import Sessions
 from shared.database.idempotency import forget_expired_keys
 from shared.jobs.requeue import sweep
-from shared.messaging.consumer import Subscription
+from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
 from shared.storage.transit import discard_forgotten
 

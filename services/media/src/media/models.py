@@ -10,7 +10,7 @@ from media.images.sizes import ImageKind
 from shared.database.idempotency import idempotency_table
 from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.jobs.rows import JobColumns
-from shared.messaging.outbox import messaging_tables
+from shared.messaging.tables import messaging_tables
 from shared.storage.transit import transit_table
 
 

@@ -16,7 +16,7 @@ from media.images.sandbox import Sandbox
 from media.images.tasks import Resources, convert_image
 from media.models import Image, ImageVariant
 from shared.jobs import rows
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.tables import OUTBOX
 from shared.storage import Storage, StorageUnavailable, StoredFile
 from shared.storage.local import LocalStorage
 from testkit.plugin import Live, ServiceUnderTest, TokenFactory

@@ -27,7 +27,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from shared.database.idempotency import idempotency_table
 from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.ids import new_id
-from shared.messaging.outbox import messaging_tables
+from shared.messaging.tables import messaging_tables
 
 Local = Annotated[datetime, mapped_column(DateTime(timezone=False))]
 Fold = Annotated[int, mapped_column(SmallInteger)]

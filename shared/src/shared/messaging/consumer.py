@@ -7,25 +7,24 @@ up after ``DELIVERY_LIMIT`` deliveries.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any
 from uuid import UUID
 
 import aio_pika
-import orjson
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from opentelemetry.trace import SpanKind, get_current_span
 from pydantic import ValidationError
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.contracts.envelope import Envelope, Message
+from shared.contracts.envelope import Envelope
 from shared.database.engine import Sessions
 from shared.messaging.connection import BROKER_TIMEOUT, connect, until_closed
+from shared.messaging.inbox import Subscription, by_message_type, handle_once
 from shared.messaging.topology import (
     dead_letter_queue_name,
     declare_kept_queue,
@@ -57,23 +56,6 @@ ATTEMPTS = 8
 FIRST_RETRY_DELAY = 0.25
 DATABASE_RETRY_SECONDS = 1.0
 
-M = TypeVar("M", bound=Message)
-
-Outcome = Literal["handled", "duplicate", "stale"]
-
-
-@dataclass(frozen=True)
-class Subscription(Generic[M]):
-    """One kind of message and the code that reacts, in the transaction of the session it gets.
-
-    A message older than one of the same aggregate that was handled before is dropped, as the younger one told the
-    whole state. With ``every`` the handler gets it all the same and looks at ``envelope.aggregateseq`` itself.
-    """
-
-    message: type[M]
-    handler: Callable[[AsyncSession, M, Envelope], Awaitable[None]]
-    every: bool = False
-
 
 @dataclass
 class _Turn:
@@ -85,7 +67,7 @@ class Consumer:
     def __init__(self, settings: Settings, sessions: Sessions, subscriptions: Sequence[Subscription[Any]]) -> None:
         self._settings = settings
         self._sessions = sessions
-        self._subscriptions = {item.message.message_type: item for item in subscriptions}
+        self._subscriptions = by_message_type(subscriptions)
         self._stems = {name.rpartition(".v")[0] for name in self._subscriptions}
         self._turns: dict[UUID, _Turn] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -265,48 +247,6 @@ class Consumer:
     async def _wait(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
-
-
-# In one statement, so that a message costs no more than one round trip beyond its effect. The row of the aggregate
-# stays locked until the commit, so several messengers of a service handle its messages one after the other.
-_RECEIVE = text("""
-    WITH received AS (
-        INSERT INTO inbox (message_id, type) VALUES (:message_id, :type)
-        ON CONFLICT DO NOTHING
-        RETURNING message_id
-    ), moved AS (
-        INSERT INTO inbox_positions AS known (aggregate_type, aggregate_id, seq)
-        SELECT :aggregate_type, CAST(:aggregate_id AS uuid), CAST(:seq AS bigint) FROM received
-        ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET seq = excluded.seq WHERE known.seq <= excluded.seq
-        RETURNING seq
-    )
-    SELECT EXISTS (SELECT FROM received) AS is_new, EXISTS (SELECT FROM moved) AS is_newest
-""")
-
-
-async def handle_once(
-    sessions: Sessions, body: bytes, envelope: Envelope, subscription: Subscription[Any]
-) -> Outcome:
-    """Runs the handler in one transaction with the inbox row, unless the message was handled before or is stale."""
-    payload = subscription.message.model_validate(orjson.loads(body)["data"])
-    async with sessions.begin() as session:
-        received = await session.execute(
-            _RECEIVE,
-            {
-                "message_id": envelope.id,
-                "type": envelope.type,
-                "aggregate_type": envelope.aggregatetype,
-                "aggregate_id": envelope.subject,
-                "seq": envelope.aggregateseq,
-            },
-        )
-        is_new, is_newest = received.one()
-        if not is_new:
-            return "duplicate"
-        if not is_newest and not subscription.every:
-            return "stale"
-        await subscription.handler(session, payload, envelope)
-    return "handled"
 
 
 async def _measure(channel: AbstractChannel, service: str) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.database.engine import Sessions, database_check, new_engine
 from shared.messaging.commit_notifier import notifying_sessions
-from shared.messaging.consumer import Consumer, Subscription
+from shared.messaging.consumer import Consumer
+from shared.messaging.inbox import Subscription
 from shared.messaging.job_queues import declare_job_queue
 from shared.messaging.relay import Relay, measure_outbox, prune
 from shared.settings import Settings

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.tables import OUTBOX
 
 REPLAY_BATCH = 1000
 REFUSED_SHOWN = 50

@@ -33,7 +33,7 @@ from shared.contracts.envelope import CONTENT_TYPE, encode
 from shared.database.engine import asyncpg_dsn, connection_settings
 from shared.messaging.commit_notifier import channel_name
 from shared.messaging.connection import BROKER_TIMEOUT, connect
-from shared.messaging.outbox import INBOX, OUTBOX
+from shared.messaging.tables import INBOX, OUTBOX
 from shared.messaging.topology import EXCHANGE, declare_exchange
 from shared.settings import Settings
 from shared.telemetry.logs import get_logger

@@ -36,7 +36,7 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from shared.database.engine import Sessions, asyncpg_dsn, connection_settings, new_sessions
-from shared.messaging.outbox import OUTBOX
+from shared.messaging.tables import OUTBOX
 from shared.messaging.topology import dead_letter_queue_name, parked_queue_name, queue_name
 from shared.settings import Settings
 from shared.telemetry.logs import configure_test_logs

@@ -15,7 +15,7 @@ from shared.contracts.media import ImageVariant
 async def keep_copy(
     session: AsyncSession, image_id: UUID, organizer: str, variants: list[ImageVariant], *, seq: int
 ) -> None:
-    """Remembers the variants, unless a younger message was here before."""
+    """Insert or replace the copy of an image's variants."""
     statement = insert(ImageCopy).values(
         image_id=image_id,
         organizer=organizer,
@@ -26,7 +26,6 @@ async def keep_copy(
         statement.on_conflict_do_update(
             index_elements=[ImageCopy.image_id],
             set_={name: statement.excluded[name] for name in ("organizer", "variants", "seq")},
-            where=ImageCopy.seq < statement.excluded.seq,
         )
     )
 
