@@ -334,6 +334,7 @@ async def up(state: Path, *, root: Path = ROOT) -> int:
             return 1
         finally:
             forget_running(state)
+            seaweedfs.remove_sockets(state)
             log.close()
     return 0
 

@@ -43,7 +43,7 @@ async def prepare(state: Path, *, port: int) -> Process:
     config.write_text(json.dumps({"identities": [user]}))
     ports = {f"{part}.port{kind}": free_port() for part in _PARTS for kind in ("", ".grpc")}
     ports["s3.port"] = port
-    forget_sockets(state)
+    remove_sockets(state)
     (folder / "sockets.json").write_text(json.dumps([ports[name] for name in ports if name.endswith(".grpc")]))
     options = {**_OPTIONS, **ports, "dir": data, "s3.config": config}
     return Process(
@@ -74,8 +74,8 @@ def _serves(port: int, *, master: int) -> Ready:
     return probe
 
 
-def forget_sockets(state: Path) -> None:
-    """Remove what a killed server has left in /tmp: each part has a socket there, named after its port."""
+def remove_sockets(state: Path) -> None:
+    """Remove the sockets that a killed server leaves in /tmp; SeaweedFS has no setting for their folder."""
     known = _folder(state) / "sockets.json"
     for port in json.loads(known.read_text()) if known.exists() else []:
         for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):  # noqa: S108 - where it puts them

@@ -138,7 +138,7 @@ def _remove(folder: Path) -> None:
     for pid in working_in(folder):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-    seaweedfs.forget_sockets(folder)
+    seaweedfs.remove_sockets(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -119,7 +119,7 @@ FAKE_MIGRATION = """
 import asyncio, os, asyncpg
 
 async def migrate():
-    connection = await asyncpg.connect(asyncpg_dsn(os.environ["DATABASE_URL"]))
+    connection = await asyncpg.connect(os.environ["DATABASE_URL"].replace("+asyncpg", ""))
     assert await connection.fetchval("SELECT current_schema()") == await connection.fetchval("SELECT current_user")
     await connection.close()
 
@@ -149,13 +149,17 @@ sys.exit(asyncio.run(up(pathlib.Path(sys.argv[1]), root=pathlib.Path(sys.argv[2]
 
 
 class Started:
-    def __init__(self, folder: Path, root: Path, rabbitmq_port: int) -> None:
+    def __init__(self, folder: Path, root: Path, rabbitmq_port: int, **env: str) -> None:
         self.state = folder / "state"
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir(exist_ok=True)
         self.env = {
             **{name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "STORAGE_PLACE")},
             "GATEWAY_PORT": str(free_port()),
             "RABBITMQ_URL": f"amqp://127.0.0.1:{rabbitmq_port}/",
             "ROSTRUM_STATE": str(self.state),
+            "TMPDIR": str(self.temporary),
+            **env,
         }
         self._output = (folder / "output").open("w+")
         self.process = subprocess.Popen(
@@ -206,7 +210,8 @@ class Started:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     folder = tmp_path_factory.mktemp("cluster")
     with socket.create_server(("127.0.0.1", 0)) as rabbitmq:  # a server that is given is only looked for
-        started = Started(folder, make_root(folder / "root"), rabbitmq.getsockname()[1])
+        root = make_root(folder / "root")
+        started = Started(folder, root, rabbitmq.getsockname()[1], STORAGE_PLACE="s3")
         try:
             started.until_ready()
             yield started
@@ -257,7 +262,7 @@ def test_ps_shows_every_process_and_what_it_uses(cluster: Started) -> None:
     assert int(rows["all"][-3]) > int(rows["cluster"][-3]) > 0
 
 
-def test_down_stops_it_and_leaves_no_process(cluster: Started) -> None:
+def test_down_leaves_no_process_and_no_temporary_file(cluster: Started) -> None:
     processes = [process for record in read_records(cluster.state / "run") if (process := process_of(record))]
     families = [member for process in processes for member in [process, *process.children(recursive=True)]]
     assert len(processes) > 10
@@ -269,6 +274,10 @@ def test_down_stops_it_and_leaves_no_process(cluster: Started) -> None:
         process for process in families if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     ]
     assert running_pid(cluster.state) is None
+    assert list(cluster.temporary.iterdir()) == []
+    ports = json.loads((cluster.state / "seaweedfs" / "sockets.json").read_text())
+    assert ports
+    assert not [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
     assert "No cluster of this checkout runs." in cluster.verb("down").stdout
     assert cluster.verb("ps").returncode == 1
     assert cluster.verb("clean-state").returncode == 0
