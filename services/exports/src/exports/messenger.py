@@ -35,7 +35,7 @@ def sweep_partial_uploads(settings: ExportsSettings) -> Chore:
             return
         swept_at = time.monotonic()
         async with open_storage(settings) as storage:
-            await storage.sweep_partial()
+            await storage.remove_unfinished()
 
     return chore
 

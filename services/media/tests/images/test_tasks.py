@@ -176,13 +176,11 @@ class KilledAfter(LocalStorage):
 
     def __init__(self, inner: Storage, puts: int) -> None:
         assert isinstance(inner, LocalStorage)
-        super().__init__(inner._folder, inner.keys)
+        super().__init__(inner.folder, inner.keys)
         self.puts = puts
 
-    async def put(
-        self, key: str, chunks: AsyncIterable[bytes] | bytes, *, content_type: str, max_size: int | None = None
-    ) -> StoredFile:
-        stored = await super().put(key, chunks, content_type=content_type, max_size=max_size)
+    async def put(self, key: str, chunks: AsyncIterable[bytes] | bytes, *, content_type: str) -> StoredFile:
+        stored = await super().put(key, chunks, content_type=content_type)
         self.puts -= 1
         if self.puts == 0:
             raise RuntimeError("killed")
@@ -225,7 +223,7 @@ async def test_a_storage_that_is_down_postpones_the_job_and_rejects_nothing(
     storage = resources.storage
     assert isinstance(storage, LocalStorage)
     for _ in range(rows.MAX_ATTEMPTS + 1):
-        await convert_image(replace(resources, storage=OutOfReach(storage._folder, storage.keys)), UUID(image_id))
+        await convert_image(replace(resources, storage=OutOfReach(storage.folder, storage.keys)), UUID(image_id))
     assert (await read(live, tokens, image_id)).json()["state"] == "received"
 
     await convert_image(resources, UUID(image_id))

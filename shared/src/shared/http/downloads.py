@@ -1,74 +1,89 @@
-"""The route that serves the signed links of the local place. With S3 the links lead to S3 itself."""
+"""The route that serves the signed links of the local place. With S3, links lead to S3 itself."""
 
-import re
-from collections.abc import Callable
-from typing import Annotated, ClassVar
+import os
+from io import FileIO
+from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
-from fastapi.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse
+from starlette.types import Message, Receive, Scope, Send
 
+from shared.http.dependencies import StorageDep
 from shared.problems import NotFound, Problem
-from shared.storage.interface import Storage
+from shared.storage.files import path_of
 from shared.storage.links import content_disposition, verify_link
-from shared.storage.local import LocalStorage, OpenFile
-
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE | re.ASCII)
+from shared.storage.local import LocalStorage
 
 
 class RangeNotServed(Problem):
-    status: ClassVar[int] = 416
+    status = 416
     code = "range-not-served"
-    title = "This part of the file can't be served"
+    title = "Range not satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(
+            f"The file has {size} bytes. Request ranges within it, such as bytes=0-1023, or all of it.",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
 
 
-class _OpenFileResponse(StreamingResponse):
-    """Closes the file whatever ends the response: its end, a client that leaves, a shutdown."""
+class _OpenFileResponse(FileResponse):
+    """Serve one version of a file, refuse bad ranges with a problem, and close the file however it ends."""
 
-    def __init__(self, file: OpenFile, start: int, length: int, status: int, headers: dict[str, str]) -> None:
-        super().__init__(file.chunks(start, length), status_code=status, headers=headers)
+    def __init__(self, file: FileIO, headers: dict[str, str]) -> None:
+        status = os.fstat(file.fileno())
+        etag = f'"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"'
+        super().__init__(path_of(file), headers={"ETag": etag, **headers}, stat_result=status)
         self._file = file
+        self._size = status.st_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._file.close()
+        async def send_unless_refused(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                raise RangeNotServed(self._size)
+            await send(message)
+
+        # Unknown range units are ignored (RFC 9110, 14.2); Starlette refuses them.
+        headers = [
+            header for header in scope["headers"] if header[0] != b"range" or header[1].lower().startswith(b"bytes")
+        ]
+        with self._file:
+            await super().__call__({**scope, "headers": headers}, receive, send_unless_refused)
 
 
-def download_router(
-    path: str = "/v1/exports/files/{key:path}", *, storage_of: Callable[[Request], Storage]
-) -> APIRouter:
-    """One GET route without a token: the link's signature is the permission. ``path`` ends in ``{key:path}``."""
+def download_router(path: str = "/v1/exports/files/{key:path}") -> APIRouter:
+    """Return a router of one path without a token: the link's signature is the permission.
+
+    ``path`` ends in ``{key:path}``.
+    """
     router = APIRouter()
 
+    @router.head(path, include_in_schema=False)
     @router.get(
         path,
         summary="Download a file by its signed link",
-        response_class=Response,
+        response_class=FileResponse,
         responses={
             200: {"content": {"application/octet-stream": {}}, "description": "The file"},
-            206: {"description": "The part that the Range header names"},
+            206: {"description": "The ranges that the Range header names"},
             403: {"description": "The link was changed"},
-            404: {"description": "The file is not kept any more"},
+            404: {"description": "The file is deleted"},
             410: {"description": "The link has expired"},
-            416: {"description": "The Range header is not one part within the file"},
+            416: {"description": "The Range header names no bytes of the file"},
         },
     )
     async def download_file(
         request: Request,
+        storage: StorageDep,
         key: str,
         expires: str = "",
         filename: str = "",
         content_type: Annotated[str, Query(alias="type")] = "",
         key_id: Annotated[str, Query(alias="key")] = "",
         signature: str = "",
-        wanted: Annotated[str | None, Header(alias="Range")] = None,
-        if_range: Annotated[str | None, Header()] = None,
-    ) -> Response:
-        storage = storage_of(request)
+    ) -> FileResponse:
         if not isinstance(storage, LocalStorage):
-            raise NotFound("Files are not served here. Ask for a new download link; it leads to the file storage.")
+            raise NotFound("This storage serves its files itself. Request a new download link.")
         verify_link(
             storage.keys,
             key,
@@ -78,42 +93,14 @@ def download_router(
             key_id=key_id,
             signature=signature,
         )
-        file = await storage.open_file(key)
-        try:
-            part = _wanted_part(wanted, file.size) if if_range in (None, file.etag) else None
-            start, length = part or (0, file.size)
-            headers = {
+        return _OpenFileResponse(
+            await storage.open_file(key),
+            {
                 "Content-Type": content_type,
-                "Content-Length": str(length),
                 "Content-Disposition": content_disposition(filename),
-                "Accept-Ranges": "bytes",
-                "ETag": file.etag,
                 "X-Content-Type-Options": "nosniff",
                 "Cache-Control": "private, no-store",
-            }
-            if part:
-                headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{file.size}"
-            return _OpenFileResponse(file, start, length, 206 if part else 200, headers)
-        except BaseException:
-            file.close()
-            raise
+            },
+        )
 
     return router
-
-
-def _wanted_part(header: str | None, size: int) -> tuple[int, int] | None:
-    """First byte and number of bytes; ``None`` for the whole file. More than one part at a time is not served."""
-    if header is None or not header.lower().startswith("bytes="):
-        return None
-    match = _RANGE.fullmatch(header.strip())
-    first, last = match.groups() if match else ("", "")
-    if first:
-        start, end = int(first), min(int(last), size - 1) if last else size - 1
-    else:
-        start, end = max(size - int(last or 0), 0), size - 1
-    if start > end or (not first and not last):
-        raise RangeNotServed(
-            f"Ask for one range of bytes within the file's {size} bytes, such as bytes=0-1023, or for all of it.",
-            headers={"Content-Range": f"bytes */{size}"},
-        )
-    return start, end - start + 1

@@ -1,12 +1,10 @@
-"""Receives a file: counted while it comes in, kept in a file without a name, refused as soon as it is too large."""
+"""Receive a file into an unnamed temporary file, counting its bytes and refusing it as soon as it is too large."""
 
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import IO
+from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
@@ -14,9 +12,12 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from shared.problems import Invalid, Problem, TooLarge
-from shared.storage.interface import READ_SIZE, in_parts, in_thread
+from shared.storage.files import READ_SIZE, Upload, in_parts, in_thread
 
 FIELD = "file"
+
+# For routes that use this module: the framework's own refusal names neither the field nor the limit.
+UNLIMITED_BODY = 1 << 40
 
 # Boundaries, part headers and the small fields of a form.
 FORM_OVERHEAD = 64 << 10
@@ -26,7 +27,7 @@ MAX_NAME = 255
 class FormMissing(Problem):
     status = 415
     code = "form-missing"
-    title = "The content type is not taken here"
+    title = "Unsupported media type"
 
     def __init__(self) -> None:
         super().__init__(f"Send `multipart/form-data` with the file in the field `{FIELD}`.")
@@ -34,48 +35,31 @@ class FormMissing(Problem):
 
 class FormUnreadable(Invalid):
     code = "form-unreadable"
-    title = "The form can't be read"
+    title = "Unreadable form"
 
 
 class UploadCutOff(Problem):
     code = "upload-cut-off"
-    title = "The upload ended before it was whole"
+    title = "Incomplete upload"
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A whole file of ``size`` bytes; it lives as long as the block that received it.
-
-    ``name`` is what the sender called it, without folders and what can't be printed; empty when it said nothing.
-    """
-
-    file: IO[bytes]
-    size: int
-    name: str = ""
-    fields: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def path(self) -> Path:
-        """For what wants a path. The file has no name, so that nothing stays behind however the process ends."""
-        return path_of(self.file)
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        await in_thread(partial(self.file.seek, 0))
-        while chunk := await in_thread(partial(self.file.read, READ_SIZE)):
-            yield chunk
-
-
-def path_of(file: IO[bytes]) -> Path:
-    """A path to a temporary file without a name, which Linux lends it while it is open."""
-    file.flush()
-    return Path(f"/proc/self/fd/{file.fileno()}")
+def form_of(file_description: str, fields: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a route that reads ``received_form``; ``fields`` are JSON schemas by name."""
+    file = {"type": "string", "format": "binary", "description": file_description}
+    schema = {
+        "type": "object",
+        "required": [FIELD],
+        "additionalProperties": False,
+        "properties": {FIELD: file, **(fields or {})},
+    }
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 @asynccontextmanager
 async def received_form(
     request: Request, *, max_size: int, too_large: Callable[[], TooLarge], fields: Collection[str] = ()
 ) -> AsyncIterator[Upload]:
-    """A multipart form with one file in the field ``file``, and at most the other ``fields``, which are texts.
+    """Receive a multipart form: one file in the field ``file``, and text in any of ``fields``.
 
     Raises ``too_large()``, ``FormMissing``, ``FormUnreadable``, ``UploadCutOff`` and ``Invalid``.
     """
@@ -93,7 +77,7 @@ async def received_form(
         if size > max_size:
             raise too_large()
         texts = {name: value for name, value in form.items() if isinstance(value, str)}
-        yield Upload(file.file, size, _harmless(file.filename), texts)
+        yield Upload(file.file, size, _printable(file.filename), texts)
     finally:
         await form.close()
 
@@ -102,7 +86,7 @@ async def received_form(
 async def received_body(
     request: Request, *, max_size: int, too_large: Callable[[], TooLarge]
 ) -> AsyncIterator[Upload]:
-    """The request's whole body. Raises ``too_large()`` and ``UploadCutOff``."""
+    """Receive the request's whole body. Raises ``too_large()`` and ``UploadCutOff``."""
     file = await in_thread(tempfile.TemporaryFile, discard=lambda opened: opened.close())
     try:
         size = 0
@@ -114,26 +98,26 @@ async def received_body(
 
 
 async def read_to_end(request: Request, *, max_size: int, too_large: Callable[[], TooLarge]) -> None:
-    """Takes a body that is not needed, so that the sender gets to reading the answer."""
+    """Read a body that is not needed, because senders read the answer only after sending it."""
     async for _ in _counted(request, max_size, too_large):
         pass
 
 
 async def _counted(
-    request: Request, at_most: int, too_large: Callable[[], TooLarge]
+    request: Request, max_size: int, too_large: Callable[[], TooLarge]
 ) -> AsyncGenerator[bytes, None]:
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > at_most:
+    if declared.isdecimal() and int(declared) > max_size:
         raise too_large()
     received_size = 0
     try:
         async for chunk in request.stream():
             received_size += len(chunk)
-            if received_size > at_most:
+            if received_size > max_size:
                 raise too_large()
             yield chunk
     except ClientDisconnect as error:
-        raise UploadCutOff("The connection was closed within the body. Send it again.") from error
+        raise UploadCutOff("The connection was closed before the body ended. Send it again.") from error
 
 
 def _file(form: FormData, fields: Collection[str]) -> UploadFile:
@@ -149,6 +133,6 @@ def _file(form: FormData, fields: Collection[str]) -> UploadFile:
     return file
 
 
-def _harmless(name: str | None) -> str:
+def _printable(name: str | None) -> str:
     last = (name or "").replace("\\", "/").rpartition("/")[2]
     return "".join(char for char in last if char.isprintable()).strip()[:MAX_NAME]

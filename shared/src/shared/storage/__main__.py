@@ -1,4 +1,4 @@
-"""``python -m shared.storage`` makes the folder or bucket of the settings, as a set-up step before the services."""
+"""``python -m shared.storage``: make the folder or bucket of the settings, a set-up step before the services."""
 
 import asyncio
 

@@ -1,49 +1,43 @@
-"""What every place for files promises, and the refusals they share."""
+"""What every place for files promises, and the problems they share."""
 
-import asyncio
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
-from concurrent.futures import Executor
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from shared.problems import Problem, TooLarge, Unavailable
+from shared.problems import Problem, Unavailable
+from shared.storage.files import in_thread
+from shared.storage.keys import check_key
 
-Result = TypeVar("Result")
+LONGEST_LINK = 7 * 24 * 3600  # S3 signs no longer links
 
-READ_SIZE = 256 << 10
-LONGEST_LINK = 7 * 24 * 3600  # S3 refuses links that live longer
-
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9][A-Za-z0-9._-]{0,199})*")
 _CONTENT_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(; ?charset=[\w-]+)?", re.ASCII)
-
-
-class StorageKeyInvalid(Problem):
-    status = 400
-    code = "storage-key-invalid"
-    title = "This can't be the name of a stored file"
 
 
 class FileNotStored(Problem):
     status = 404
     code = "file-not-stored"
-    title = "The file is not in the storage"
+    title = "File not found"
 
 
 class StorageUnavailable(Unavailable):
-    """The place did not do its work: out of reach, full, or refusing our credentials. The log says which."""
+    """The storage cannot be reached, is full or refuses our credentials; the log says which."""
 
     code = "storage-unavailable"
-    title = "The file storage can't be used now"
+    title = "File storage unavailable"
+
+    def __init__(self, detail: str = "The file storage failed. Try again later.") -> None:
+        super().__init__(detail, headers={"Retry-After": "10"})
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
+    """``size`` in bytes, ``sha256`` in hexadecimal."""
+
     key: str
     size: int
     sha256: str
@@ -51,64 +45,61 @@ class StoredFile:
 
 
 class Storage(ABC):
-    """Files by key. Keys are made by the server (``exports/2026/11/<uuid>.zip``), never taken from a user.
+    """Files by key. The server makes the keys (``exports/<folder>/<uuid>.zip``), users never do.
 
-    Every method raises ``StorageKeyInvalid`` for a key outside of letters, digits, ``._-`` and ``/``, and
-    ``StorageUnavailable`` (in bounded time) when the place fails.
+    Every method raises ``StorageKeyInvalid`` for a key that ``check_key`` refuses, and ``StorageUnavailable``, in
+    bounded time, when the place fails.
     """
 
     @abstractmethod
-    async def put(
-        self, key: str, chunks: AsyncIterable[bytes] | bytes, *, content_type: str, max_size: int | None = None
-    ) -> StoredFile:
-        """Stores the bytes, streamed with bounded memory; a file of that key is replaced in one moment.
+    async def put(self, key: str, chunks: AsyncIterable[bytes] | bytes, *, content_type: str) -> StoredFile:
+        """Store the bytes with bounded memory, replacing a file of that key atomically.
 
-        Nothing is visible until the file is whole. When the source raises, the task is cancelled or ``max_size``
-        bytes are passed (``TooLarge``), nothing stays behind. A cancellation or lost connection during the very
-        last step leaves either the whole new file or the state from before.
+        Nothing is visible until the file is whole. When the source raises or the task is cancelled, nothing stays
+        behind; during the very last step, either the whole new file or the earlier state remains.
         """
 
     @abstractmethod
-    def read(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
-        """The bytes of one version of the file, in chunks of at most 256 KiB; none from beyond its end.
+    def read(self, key: str) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of one version of the file, in chunks of at most 256 KiB.
 
-        ``FileNotStored`` comes with the first chunk: ask ``size`` before a response is started. Wrap in
+        ``FileNotStored`` comes with the first chunk: call ``size`` before a response starts. Wrap in
         ``contextlib.aclosing`` when it may not be read to the end.
         """
 
     @abstractmethod
     async def size(self, key: str) -> int:
-        """In bytes; ``FileNotStored`` when there is none."""
+        """Return the file's size in bytes. Raises ``FileNotStored``."""
 
     @abstractmethod
     async def delete(self, key: str) -> None:
-        """Also succeeds when there is no such file."""
+        """Delete the file; succeed when there is none."""
 
     @abstractmethod
     async def download_url(
         self, key: str, *, expires_in: int, filename: str, content_type: str, files_url: str
     ) -> str:
-        """A link that needs no token and works for ``expires_in`` seconds (at most 7 days), any number of times.
+        """Return a link that needs no token and works for ``expires_in`` seconds, at most 7 days.
 
-        ``files_url`` is where users reach the service's download route (``https://…/v1/exports/files``); only
-        the local place needs it. Does not look whether the file exists. A link that was signed with temporary
-        credentials of a cloud role dies with them, so keep links to some minutes.
+        ``files_url`` is the public address of the service's download route (``https://…/v1/exports/files``); only
+        the local place uses it. The file need not exist. A link signed with temporary credentials of a cloud role
+        expires with them, so keep links to some minutes.
         """
 
     @abstractmethod
     async def check(self) -> None:
-        """For readiness: raises ``StorageUnavailable`` when files can't be kept now."""
+        """Raise ``StorageUnavailable`` when files cannot be stored, for readiness."""
 
     @abstractmethod
     async def prepare(self) -> None:
-        """Makes the folder or bucket when it is missing. For a set-up step; services need not have the right."""
+        """Make the missing folder or bucket. For a set-up step: services need not have the right."""
 
     @abstractmethod
-    async def sweep_partial(self, older_than: timedelta = timedelta(days=1)) -> int:
-        """Removes what uploads left that were killed, and says how many. Uploads that still run must be younger."""
+    async def remove_unfinished(self, older_than: timedelta = timedelta(days=1)) -> int:
+        """Remove what killed uploads left and return its count. Running uploads must be younger."""
 
     async def copy_to_file(self, key: str, path: Path) -> int:
-        """Copies to a file of this machine, for readers that need random access; says how many bytes.
+        """Copy to a local file, for readers that need random access, and return its size in bytes.
 
         The caller owns ``path`` and removes it, also after a failure.
         """
@@ -123,72 +114,19 @@ class Storage(ABC):
         return copied
 
 
-def check_key(key: str) -> None:
-    if len(key) > 512 or _KEY.fullmatch(key) is None:
-        raise StorageKeyInvalid(
-            f"{key[:80]!r} is no storage key. Use parts of letters, digits, '.', '_' and '-', each beginning with "
-            "a letter or digit, joined by '/', at most 512 characters."
-        )
+def not_stored(key: str) -> FileNotStored:
+    return FileNotStored(f"There is no stored file {key!r}. It may have been deleted after its retention period.")
 
 
 def check_content_type(content_type: str) -> None:
-    """It becomes a response header, so what is not one is a fault of the caller."""
+    """Raise ``ValueError`` for what would break out of the response header that it becomes."""
     if _CONTENT_TYPE.fullmatch(content_type) is None:
         raise ValueError(f"{content_type!r} is not a content type.")
 
 
-def check_expiry(expires_in: int) -> None:
+def check_link(key: str, *, expires_in: int, content_type: str) -> None:
+    """Raise ``StorageKeyInvalid`` or ``ValueError`` for a link that must not be signed."""
+    check_key(key)
+    check_content_type(content_type)
     if not 0 < expires_in <= LONGEST_LINK:
-        raise ValueError(f"A link lives 1 to {LONGEST_LINK} seconds, not {expires_in}.")
-
-
-async def in_parts(
-    chunks: AsyncIterable[bytes] | bytes, size: int, *, max_size: int | None = None
-) -> AsyncGenerator[bytes, None]:
-    """The same bytes in parts of exactly ``size``, the last one shorter, none empty."""
-    gathered, total = bytearray(), 0
-    async for chunk in _slices(chunks, size) if isinstance(chunks, bytes) else chunks:
-        total += len(chunk)
-        if max_size is not None and total > max_size:
-            raise TooLarge(
-                f"The file is larger than the {max_size} bytes that are allowed. Send a smaller one.",
-                max_size=max_size,
-            )
-        gathered += chunk
-        while len(gathered) >= size:
-            with memoryview(gathered) as view:
-                part = bytes(view[:size])
-            del gathered[:size]
-            yield part
-    if gathered:
-        yield bytes(gathered)
-
-
-async def _slices(data: bytes, size: int) -> AsyncGenerator[bytes, None]:
-    for start in range(0, len(data), size):
-        yield data[start : start + size]
-
-
-async def in_thread(
-    work: Callable[[], Result],
-    *,
-    discard: Callable[[Result], object] | None = None,
-    pool: Executor | None = None,
-) -> Result:
-    """Like ``asyncio.to_thread``, but when it ends the work has ended too, also when the task is cancelled.
-
-    So nobody closes or removes what a thread still writes to. ``discard`` gets a result that nobody waits for
-    any more, such as an opened file. ``pool`` replaces the loop's own threads.
-    """
-    running = asyncio.get_running_loop().run_in_executor(pool, work)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        while not running.done():
-            try:
-                await asyncio.wait({running})
-            except asyncio.CancelledError:
-                continue  # some frameworks cancel again and again; the one that came first is raised below
-        if running.exception() is None and discard is not None:
-            discard(running.result())
-        raise
+        raise ValueError(f"expires_in is {expires_in}, but links live 1 to {LONGEST_LINK} seconds.")

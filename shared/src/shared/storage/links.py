@@ -1,8 +1,8 @@
 """Signed download links of the local place.
 
-The signature (HMAC-SHA256) covers the key, the expiry, the file name and the content type. Several signing keys
-may be given: the first signs, all verify, so a key is rotated by putting the new one in front and removing the
-old one when the last link of it has expired.
+The signature (HMAC-SHA256) covers the key, the expiry, the file name and the content type. Of several signing keys
+the first signs and all verify: to rotate, put the new one in front and remove the old one when its links have
+expired.
 """
 
 import hashlib
@@ -21,36 +21,36 @@ SHORTEST_KEY = 16
 class LinkInvalid(Problem):
     status = 403
     code = "link-invalid"
-    title = "This download link was not made here"
+    title = "Invalid download link"
 
 
 class LinkExpired(Problem):
     status = 410
     code = "link-expired"
-    title = "This download link is over"
+    title = "Download link expired"
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKeys:
-    """Keys by their ids, the signing one first."""
+    """Secrets by key id, the signing one first."""
 
     by_id: dict[str, bytes]
 
     @classmethod
     def parse(cls, text: str) -> "SigningKeys":
-        """From the setting: keys separated by commas. ``ValueError`` when there is none or one is too short."""
+        """Parse secrets separated by commas. Raises ``ValueError`` when there is none or one is too short."""
         keys = [part.strip().encode() for part in text.split(",") if part.strip()]
         if not keys or any(len(key) < SHORTEST_KEY for key in keys):
             raise ValueError(
-                "STORAGE_SIGNING_KEY must hold one or more secrets (the first signs, all verify), separated by "
-                f"commas, of at least {SHORTEST_KEY} characters each, when STORAGE_PLACE is local. Make one with: "
+                "STORAGE_SIGNING_KEY must hold one or more secrets of at least "
+                f"{SHORTEST_KEY} characters, separated by commas, when STORAGE_PLACE is local. Make one with: "
                 "openssl rand -hex 32"
             )
         return cls({hashlib.sha256(b"key id:" + key).hexdigest()[:8]: key for key in keys})
 
 
 def sign_link(keys: SigningKeys, key: str, *, expires_at: int, filename: str, content_type: str) -> str:
-    """The query of a link; ``expires_at`` in seconds since 1970."""
+    """Return the query of a link; ``expires_at`` in seconds since 1970."""
     key_id, secret = next(iter(keys.by_id.items()))
     return urlencode(
         {
@@ -66,18 +66,18 @@ def sign_link(keys: SigningKeys, key: str, *, expires_at: int, filename: str, co
 def verify_link(
     keys: SigningKeys, key: str, *, expires: str, filename: str, content_type: str, key_id: str, signature: str
 ) -> None:
-    """Raises ``LinkInvalid`` when any part was changed, ``LinkExpired`` when it was right but is over."""
+    """Raise ``LinkInvalid`` when any part was changed, ``LinkExpired`` when a valid link has expired."""
     secret = keys.by_id.get(key_id, b"")
-    right = _signature(secret, key, expires, filename, content_type)
-    if not secret or not hmac.compare_digest(right.encode(), signature.encode()):
-        raise LinkInvalid("The link was changed or is of another installation. Ask for a new download link.")
+    expected = _signature(secret, key, expires, filename, content_type)
+    if not secret or not hmac.compare_digest(expected.encode(), signature.encode()):
+        raise LinkInvalid("The link was changed or signed with a removed key. Request a new download link.")
     if int(expires) <= time.time():
-        raise LinkExpired("The link has expired. Ask for a new download link.")
+        raise LinkExpired("The link has expired. Request a new download link.")
 
 
 def content_disposition(filename: str) -> str:
-    """``attachment`` with the name for every client (RFC 6266): plain ASCII, and UTF-8 for those who read it."""
-    name = _harmless(filename) or "download"
+    """Return ``attachment`` with the name in ASCII and in UTF-8 (RFC 6266), for old and new clients."""
+    name = _sanitized(filename) or "download"
     stem, _, suffix = name.rpartition(".") if "." in name else (name, "", "")
     stem, suffix = stem[:150], suffix[:20]
     full = ".".join(part for part in (stem, suffix) if part)
@@ -85,13 +85,13 @@ def content_disposition(filename: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(full, safe='')}"
 
 
-def _harmless(name: str) -> str:
-    """Nothing that ends a quoted header value, names a folder or hides what is there."""
+def _sanitized(name: str) -> str:
+    """Replace what ends a quoted header value, names a folder or is invisible."""
     return "".join("_" if char in '/\\"%' or not char.isprintable() else char for char in name).strip(". ")
 
 
 def _ascii(text: str) -> str:
-    return _harmless(unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode())
+    return _sanitized(unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode())
 
 
 def _signature(secret: bytes, key: str, expires: str, filename: str, content_type: str) -> str:

@@ -1,208 +1,171 @@
 """Files in a folder of this machine, or of a volume that all replicas mount."""
 
 import errno
-import hashlib
 import os
 import stat
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from io import BufferedWriter, FileIO
 from pathlib import Path
 
+from shared.storage.files import READ_SIZE, Digest, in_thread
 from shared.storage.interface import (
-    READ_SIZE,
-    FileNotStored,
     Storage,
-    StorageKeyInvalid,
     StorageUnavailable,
     StoredFile,
     check_content_type,
-    check_expiry,
-    check_key,
-    in_parts,
-    in_thread,
+    check_link,
+    not_stored,
 )
+from shared.storage.keys import StorageKeyInvalid, check_key
 from shared.storage.links import SigningKeys, sign_link
 from shared.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
 PART_SIZE = 1 << 20
-_IN_THE_WAY = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
-
-
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """One version of a stored file, held open; a replacement does not change it. Whoever opened it closes it."""
-
-    descriptor: int
-    size: int
-    etag: str
-
-    async def chunks(self, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
-        end = self.size if length is None else min(self.size, start + length)
-        while start < end:
-            with _faults("read"):
-                chunk = await in_thread(partial(os.pread, self.descriptor, min(READ_SIZE, end - start), start))
-            if not chunk:
-                raise StorageUnavailable(
-                    "The stored file is shorter than it was. Report it: it was changed by hand."
-                )
-            start += len(chunk)
-            yield chunk
-
-    def close(self) -> None:
-        os.close(self.descriptor)
+_BLOCKED_PATH = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+_NO_FILE = {errno.ENOENT, *_BLOCKED_PATH}
 
 
 class LocalStorage(Storage):
     """A folder of mode 0700 with files of mode 0600. Symbolic links inside it are never followed."""
 
     def __init__(self, folder: Path, keys: SigningKeys) -> None:
-        self._folder = folder
-        self._partial = folder / ".partial"  # no key begins with a dot, and it is in the same file system
+        self.folder = folder
         self.keys = keys
+        self._unfinished = folder / ".partial"  # no key starts with a dot, and it is on the same file system
 
-    async def put(
-        self, key: str, chunks: AsyncIterable[bytes] | bytes, *, content_type: str, max_size: int | None = None
-    ) -> StoredFile:
+    async def put(self, key: str, chunks: AsyncIterable[bytes] | bytes, *, content_type: str) -> StoredFile:
         check_key(key)
         check_content_type(content_type)
-        digest, size = hashlib.sha256(), 0
-        name = uuid.uuid4().hex
-        with _faults("put"):
-            descriptor = await in_thread(
-                partial(self._start_partial, name), discard=lambda opened: self._drop_partial(opened, name)
-            )
+        digest = Digest()
+        path = self._unfinished / uuid.uuid4().hex
+        with _unavailable_on_error("put"):
+            file = await in_thread(partial(_create, path), discard=partial(_discard, path))
         try:
-            async with aclosing(in_parts(chunks, PART_SIZE, max_size=max_size)) as parts:
+            async with aclosing(digest.parts(chunks, PART_SIZE)) as parts:
                 async for part in parts:
-                    with _faults("put"):
-                        await in_thread(partial(_write, descriptor, part, digest))
-                    size += len(part)
-            with _faults("put"):
-                await in_thread(partial(self._show, descriptor, name, key))
+                    with _unavailable_on_error("put"):
+                        await in_thread(partial(file.write, part))
+            with _unavailable_on_error("put"):
+                await in_thread(partial(self._publish, file, path, key))
         finally:
-            await in_thread(partial(self._drop_partial, descriptor, name))
-        return StoredFile(key=key, size=size, sha256=digest.hexdigest(), content_type=content_type)
+            await in_thread(partial(_discard, path, file))
+        return StoredFile(key, digest.size, digest.sha256, content_type)
 
-    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
         file = await self.open_file(key)
         try:
-            async with aclosing(file.chunks(start, length)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            while True:
+                with _unavailable_on_error("read"):
+                    chunk = await in_thread(partial(file.read, READ_SIZE))
+                if not chunk:
+                    return
+                yield chunk
         finally:
             file.close()
 
-    async def open_file(self, key: str) -> OpenFile:
+    async def open_file(self, key: str) -> FileIO:
+        """Open one version of the file, which a replacement does not change; the caller closes it.
+
+        Raises ``FileNotStored``.
+        """
         check_key(key)
-        with _faults("open"):
-            return await in_thread(partial(self._open, key), discard=OpenFile.close)
+        with _unavailable_on_error("open"):
+            return await in_thread(partial(self._open, key), discard=FileIO.close)
 
     async def size(self, key: str) -> int:
-        file = await self.open_file(key)
-        file.close()
-        return file.size
+        with await self.open_file(key) as file:
+            return os.fstat(file.fileno()).st_size
 
     async def delete(self, key: str) -> None:
         check_key(key)
-        with _faults("delete"):
+        with _unavailable_on_error("delete"):
             await in_thread(partial(self._delete, key))
 
     async def download_url(
         self, key: str, *, expires_in: int, filename: str, content_type: str, files_url: str
     ) -> str:
-        check_key(key)
-        check_content_type(content_type)
-        check_expiry(expires_in)
+        check_link(key, expires_in=expires_in, content_type=content_type)
         expires_at = int(time.time()) + expires_in
         query = sign_link(self.keys, key, expires_at=expires_at, filename=filename, content_type=content_type)
         return f"{files_url.rstrip('/')}/{key}?{query}"
 
     async def check(self) -> None:
-        name = uuid.uuid4().hex
-        with _faults("check"):
-            await in_thread(lambda: self._drop_partial(self._start_partial(name), name))
+        path = self._unfinished / uuid.uuid4().hex
+        with _unavailable_on_error("check"):
+            await in_thread(lambda: _discard(path, _create(path)))
 
     async def prepare(self) -> None:
         def make() -> None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._partial.mkdir(mode=0o700, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._unfinished.mkdir(mode=0o700, exist_ok=True)
 
-        with _faults("prepare"):
+        with _unavailable_on_error("prepare"):
             await in_thread(make)
 
-    async def sweep_partial(self, older_than: timedelta = timedelta(days=1)) -> int:
-        def sweep() -> int:
-            swept, before = 0, time.time() - older_than.total_seconds()
-            for path in self._partial.iterdir():
+    async def remove_unfinished(self, older_than: timedelta = timedelta(days=1)) -> int:
+        def remove() -> int:
+            removed, before = 0, time.time() - older_than.total_seconds()
+            for path in self._unfinished.iterdir():
                 with suppress(FileNotFoundError):
                     if path.lstat().st_mtime < before:
                         path.unlink()
-                        swept += 1
-            return swept
+                        removed += 1
+            return removed
 
-        with _faults("sweep"):
-            return await in_thread(sweep)
+        with _unavailable_on_error("remove unfinished"):
+            return await in_thread(remove)
 
-    # What follows blocks, so it runs in threads.
+    # The rest blocks, so it runs in threads.
 
-    def _start_partial(self, name: str) -> int:
-        return os.open(self._partial / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-
-    def _drop_partial(self, descriptor: int, name: str) -> None:
-        """Closes it, and removes it unless it became visible under its key."""
-        os.close(descriptor)
-        (self._partial / name).unlink(missing_ok=True)
-
-    def _show(self, descriptor: int, name: str, key: str) -> None:
-        os.fsync(descriptor)
+    def _publish(self, file: BufferedWriter, path: Path, key: str) -> None:
+        file.flush()
+        os.fsync(file.fileno())
         try:
-            with self._folder_of(key, make=True) as (folder, last):
-                os.replace(self._partial / name, last, dst_dir_fd=folder)
+            with self._folder_of(key, make=True) as (folder, name):
+                os.replace(path, name, dst_dir_fd=folder)
                 os.fsync(folder)
         except OSError as error:
-            if error.errno in _IN_THE_WAY:
-                raise StorageKeyInvalid(f"Another file or folder is in the way of {key!r}.") from error
+            if error.errno in _BLOCKED_PATH:
+                raise StorageKeyInvalid(f"{key!r} is blocked by another file or folder on its path.") from error
             raise
 
-    def _open(self, key: str) -> OpenFile:
+    def _open(self, key: str) -> FileIO:
         try:
-            with self._folder_of(key) as (folder, last):
-                descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            with self._folder_of(key) as (folder, name):
+                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         except OSError as error:
-            if error.errno in {errno.ENOENT, *_IN_THE_WAY}:
-                raise _not_stored(key) from error
+            if error.errno in _NO_FILE:
+                raise not_stored(key) from error
             raise
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise _not_stored(key)
-        etag = f'"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"'
-        return OpenFile(descriptor, status.st_size, etag)
+            raise not_stored(key)
+        return FileIO(descriptor)
 
     def _delete(self, key: str) -> None:
         try:
-            with self._folder_of(key) as (folder, last):
-                os.unlink(last, dir_fd=folder)
+            with self._folder_of(key) as (folder, name):
+                os.unlink(name, dir_fd=folder)
                 os.fsync(folder)
         except OSError as error:
-            if error.errno not in {errno.ENOENT, *_IN_THE_WAY}:
+            if error.errno not in _NO_FILE:
                 raise
 
     @contextmanager
     def _folder_of(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """The opened folder that holds the key's file, and the file's name in it.
+        """Open the folder that holds the key's file; yield its descriptor and the file's name.
 
-        Goes down by descriptors, so that a symbolic link in any step is an error and can't be raced.
+        Descends by descriptors, so that a symbolic link in any step is an error, without a race.
         """
-        *folders, last = key.split("/")
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        *folders, name = key.split("/")
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for folder in folders:
                 if make:
@@ -212,29 +175,26 @@ class LocalStorage(Storage):
                 below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = below
-            yield descriptor, last
+            yield descriptor, name
         finally:
             os.close(descriptor)
 
 
-def _write(descriptor: int, part: bytes, digest: "hashlib._Hash") -> None:
-    digest.update(part)
-    rest = memoryview(part)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def _create(path: Path) -> BufferedWriter:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb")
 
 
-def _not_stored(key: str) -> FileNotStored:
-    return FileNotStored(f"There is no stored file {key!r}. It may have been deleted after its time was over.")
+def _discard(path: Path, file: BufferedWriter) -> None:
+    """Close the file, and remove it unless it was published under its key."""
+    with suppress(OSError):  # a full disk fails again while closing
+        file.close()
+    path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _faults(action: str) -> Iterator[None]:
+def _unavailable_on_error(action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         log.error("storage.failed", place="local", action=action, error=str(error))
-        raise StorageUnavailable(
-            "The folder for files could not be used; nothing was stored. Try again later.",
-            headers={"Retry-After": "10"},
-        ) from error
+        raise StorageUnavailable from error

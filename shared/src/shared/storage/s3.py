@@ -1,11 +1,9 @@
 """Files in a bucket of Amazon S3, of any server that speaks its protocol, or of Google Cloud Storage."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import aioboto3
@@ -14,34 +12,35 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from shared.settings import StorageSettings
+from shared.storage.files import READ_SIZE, Digest, in_parts
 from shared.storage.interface import (
-    READ_SIZE,
     FileNotStored,
     Storage,
     StorageUnavailable,
     StoredFile,
     check_content_type,
-    check_expiry,
-    check_key,
-    in_parts,
-    in_thread,
+    check_link,
+    not_stored,
 )
+from shared.storage.keys import check_key
 from shared.storage.links import content_disposition
 from shared.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-PART_SIZE = 8 << 20  # S3 wants at least 5 MiB and at most 10,000 parts: files up to 78 GiB
+PART_SIZE = 8 << 20  # S3 allows 10,000 parts of at least 5 MiB: files up to 78 GiB
 GOOGLE = "https://storage.googleapis.com"
 CHECK_TIMEOUT = 5.0
-PRIVATE = "private, no-store"  # stored with the file: Google's links can't set it
+_CACHING = "private, no-store"  # stored with the file: Google's links cannot set it
 _FAILURES = (BotoCoreError, aiohttp.ClientError, OSError)  # TimeoutError is an OSError
 
 
 @asynccontextmanager
 async def open_s3(settings: StorageSettings) -> AsyncIterator["S3Storage"]:
-    """One client for the life of the process. Without a key in the settings, boto's own sources of credentials
-    are used (environment, role of the pod)."""
+    """Open one client for the life of the process.
+
+    Without a key in the settings, boto finds credentials itself (environment, role of the pod).
+    """
     secret = settings.s3_secret_access_key
     session = aioboto3.Session(
         aws_access_key_id=settings.s3_access_key_id,
@@ -57,15 +56,15 @@ async def open_s3(settings: StorageSettings) -> AsyncIterator["S3Storage"]:
         read_timeout=20,
         retries={"mode": "standard", "total_max_attempts": 3},
         max_pool_connections=20,
-        # boto's default is a CRC in a trailer, which Google and older servers refuse. The body is covered anyway:
-        # by the SHA-256 in the request's signature.
+        # boto's default, a CRC in a trailer, is refused by Google and older servers; the request's signature
+        # already covers the body with its SHA-256.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(session.client("s3", endpoint_url=endpoint, config=config))
         signer = client
-        if settings.s3_public_endpoint:  # the host is part of what a link's signature covers
+        if settings.s3_public_endpoint:  # a link's signature covers the host
             signer = await stack.enter_async_context(
                 session.client("s3", endpoint_url=settings.s3_public_endpoint, config=config)
             )
@@ -82,61 +81,43 @@ class S3Storage(Storage):
         self._has_lifecycle = has_lifecycle
         self._aborts: set[asyncio.Task[None]] = set()
 
-    async def put(
-        self, key: str, chunks: AsyncIterable[bytes] | bytes, *, content_type: str, max_size: int | None = None
-    ) -> StoredFile:
+    async def put(self, key: str, chunks: AsyncIterable[bytes] | bytes, *, content_type: str) -> StoredFile:
         check_key(key)
         check_content_type(content_type)
-        digest = hashlib.sha256()
-        async with aclosing(in_parts(chunks, PART_SIZE, max_size=max_size)) as parts:
+        digest = Digest()
+        async with aclosing(digest.parts(chunks, PART_SIZE)) as parts:
             first = await anext(parts, b"")
-            await in_thread(partial(digest.update, first))
             if len(first) < PART_SIZE:
-                with _faults("put", key):
+                with _problems("put", key):
                     await self._client.put_object(
-                        Bucket=self._bucket, Key=key, Body=first, ContentType=content_type, CacheControl=PRIVATE
+                        Bucket=self._bucket, Key=key, Body=first, ContentType=content_type, CacheControl=_CACHING
                     )
-                size = len(first)
             else:
-                size = await self._put_in_parts(key, first, parts, digest, content_type)
-        return StoredFile(key=key, size=size, sha256=digest.hexdigest(), content_type=content_type)
+                await self._put_in_parts(key, first, parts, content_type)
+        return StoredFile(key, digest.size, digest.sha256, content_type)
 
     async def _put_in_parts(
-        self,
-        key: str,
-        first: bytes,
-        others: AsyncGenerator[bytes, None],
-        digest: "hashlib._Hash",
-        content_type: str,
-    ) -> int:
-        size = 0
+        self, key: str, part: bytes, others: AsyncGenerator[bytes, None], content_type: str
+    ) -> None:
         uploaded: list[dict[str, Any]] = []
-
-        async def upload(part: bytes) -> None:
-            nonlocal size
-            number = len(uploaded) + 1
-            with _faults("put", key):
-                answer = await self._client.upload_part(
-                    Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=part
-                )
-            uploaded.append({"PartNumber": number, "ETag": answer["ETag"]})
-            size += len(part)
-
-        # Shielded, because an upload that was begun without us knowing its id could not be aborted.
+        # Shielded, because an upload whose id we never learned could not be aborted.
         beginning = asyncio.ensure_future(
             self._client.create_multipart_upload(
-                Bucket=self._bucket, Key=key, ContentType=content_type, CacheControl=PRIVATE
+                Bucket=self._bucket, Key=key, ContentType=content_type, CacheControl=_CACHING
             )
         )
         try:
-            with _faults("put", key):
+            with _problems("put", key):
                 upload_id = (await asyncio.shield(beginning))["UploadId"]
-            await upload(first)
-            del first
-            async for part in others:
-                await in_thread(partial(digest.update, part))
-                await upload(part)
-            with _faults("put", key):
+            while part:
+                number = len(uploaded) + 1
+                with _problems("put", key):
+                    answer = await self._client.upload_part(
+                        Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=part
+                    )
+                uploaded.append({"PartNumber": number, "ETag": answer["ETag"]})
+                part = await anext(others, b"")
+            with _problems("put", key):
                 await self._client.complete_multipart_upload(
                     Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": uploaded}
                 )
@@ -144,64 +125,50 @@ class S3Storage(Storage):
             abort = asyncio.create_task(self._abort(key, beginning))
             self._aborts.add(abort)
             abort.add_done_callback(self._aborts.discard)
-            await asyncio.shield(abort)  # if we are cancelled here again, it goes on; closing waits for it
+            await asyncio.shield(abort)  # survives another cancellation; closing waits for it
             raise
-        return size
 
     async def _abort(self, key: str, beginning: "asyncio.Future[Any]") -> None:
         try:
             upload_id = (await beginning)["UploadId"]
         except (ClientError, *_FAILURES):
-            return  # it never began, or is of the kind that only the sweep can find
+            return  # never begun, or only ``remove_unfinished`` can find it
         try:
             await self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
         except (ClientError, *_FAILURES) as error:
-            log.warning("storage.abort_failed", key=key, error=str(error))  # the sweep tries again
+            log.warning("storage.abort_failed", key=key, error=str(error))  # ``remove_unfinished`` retries
 
     async def finish_aborts(self) -> None:
         await asyncio.gather(*self._aborts, return_exceptions=True)
 
-    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
-        if length is not None and length <= 0:
-            await self.size(key)
-            return
+    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
         check_key(key)
-        ranged = {}
-        if start or length is not None:
-            ranged["Range"] = f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"
-        try:
-            with _faults("read", key):
-                answer = await self._client.get_object(Bucket=self._bucket, Key=key, **ranged)
-        except _NothingThere:
-            return
+        with _problems("read", key):
+            answer = await self._client.get_object(Bucket=self._bucket, Key=key)
         body = answer["Body"]
         async with body:
-            with _faults("read", key):  # aiohttp hands on what arrived, often a few bytes: gather them
+            with _problems("read", key):
+                # aiohttp yields what arrived, often a few bytes.
                 async with aclosing(in_parts(body.iter_chunks(READ_SIZE), READ_SIZE)) as chunks:
                     async for chunk in chunks:
                         yield chunk
 
     async def size(self, key: str) -> int:
         check_key(key)
-        with _faults("size", key):
+        with _problems("size", key):
             answer = await self._client.head_object(Bucket=self._bucket, Key=key)
         return int(answer["ContentLength"])
 
     async def delete(self, key: str) -> None:
         check_key(key)
-        try:
-            with _faults("delete", key):
-                await self._client.delete_object(Bucket=self._bucket, Key=key)
-        except FileNotStored:  # Google says so, Amazon does not
-            return
+        with suppress(FileNotStored), _problems("delete", key):  # Google reports it, Amazon does not
+            await self._client.delete_object(Bucket=self._bucket, Key=key)
 
     async def download_url(
         self, key: str, *, expires_in: int, filename: str, content_type: str, files_url: str
     ) -> str:
-        check_key(key)
-        check_content_type(content_type)
-        check_expiry(expires_in)
-        with _faults("sign", key):
+        check_link(key, expires_in=expires_in, content_type=content_type)
+        with _problems("sign", key):
             url = await self._signer.generate_presigned_url(
                 "get_object",
                 Params={
@@ -215,13 +182,13 @@ class S3Storage(Storage):
         return str(url)
 
     async def check(self) -> None:
-        with _faults("check"):
+        with _problems("check"):
             async with asyncio.timeout(CHECK_TIMEOUT):
                 await self._client.head_bucket(Bucket=self._bucket)
 
     async def prepare(self) -> None:
-        """Makes the bucket, private, with the rule that gives up uploads which were killed a day ago."""
-        with _faults("prepare"):
+        """Create the private bucket, with a rule that aborts unfinished uploads after a day."""
+        with _problems("prepare"):
             try:
                 await self._client.head_bucket(Bucket=self._bucket)
             except ClientError as error:
@@ -230,13 +197,11 @@ class S3Storage(Storage):
             else:
                 return
             region = self._client.meta.region_name
-            elsewhere = {} if region == "us-east-1" else {"LocationConstraint": region}
+            placed = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
             try:
-                await self._client.create_bucket(
-                    Bucket=self._bucket, **({"CreateBucketConfiguration": elsewhere} if elsewhere else {})
-                )
+                await self._client.create_bucket(Bucket=self._bucket, **placed)
             except ClientError as error:
-                if _code(error) != "BucketAlreadyOwnedByYou":  # another set-up was quicker
+                if _code(error) != "BucketAlreadyOwnedByYou":  # a concurrent set-up won
                     raise
             if self._has_lifecycle:
                 rule = {
@@ -249,9 +214,9 @@ class S3Storage(Storage):
                     Bucket=self._bucket, LifecycleConfiguration={"Rules": [rule]}
                 )
 
-    async def sweep_partial(self, older_than: timedelta = timedelta(days=1)) -> int:
-        swept, before = 0, datetime.now(UTC) - older_than
-        with _faults("sweep"):
+    async def remove_unfinished(self, older_than: timedelta = timedelta(days=1)) -> int:
+        removed, before = 0, datetime.now(UTC) - older_than
+        with _problems("remove unfinished"):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket)
             async for page in pages:
                 for upload in page.get("Uploads", []):
@@ -259,12 +224,8 @@ class S3Storage(Storage):
                         await self._client.abort_multipart_upload(
                             Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                         )
-                        swept += 1
-        return swept
-
-
-class _NothingThere(Exception):
-    """The range begins beyond the file's end."""
+                        removed += 1
+        return removed
 
 
 def _code(error: ClientError) -> str:
@@ -272,25 +233,13 @@ def _code(error: ClientError) -> str:
 
 
 @contextmanager
-def _faults(action: str, key: str = "") -> Iterator[None]:
+def _problems(action: str, key: str = "") -> Iterator[None]:
+    """Turn failures into ``StorageUnavailable``, and a missing ``key`` into ``FileNotStored``."""
     try:
         yield
-    except ClientError as error:
-        code = _code(error)
+    except (ClientError, *_FAILURES) as error:
+        code = _code(error) if isinstance(error, ClientError) else type(error).__name__
         if key and code in {"404", "NoSuchKey"}:
-            raise FileNotStored(
-                f"There is no stored file {key!r}. It may have been deleted after its time was over."
-            ) from error
-        if code in {"416", "InvalidRange"}:
-            raise _NothingThere from error
+            raise not_stored(key) from error
         log.error("storage.failed", place="s3", action=action, key=key, code=code, error=str(error))
-        raise _unavailable() from error
-    except _FAILURES as error:
-        log.error("storage.failed", place="s3", action=action, key=key, error=str(error) or type(error).__name__)
-        raise _unavailable() from error
-
-
-def _unavailable() -> StorageUnavailable:
-    return StorageUnavailable(
-        "The file storage did not do its work; nothing was stored. Try again later.", headers={"Retry-After": "10"}
-    )
+        raise StorageUnavailable from error

@@ -1,8 +1,9 @@
-"""Stores what a request uploads so that a file without a row of its own is always found again and removed.
+"""Store what a request uploads so that a file without a row of its own is always found and deleted.
 
-Before a file is stored, its key is committed to ``files_in_transit``; the transaction that writes the file's row
-takes the key out. What ends in any other way, a rollback, a replayed request, a killed process, leaves the key
-there for ``discard``, which runs at the end of the request or, for the rest, in the messenger's chore.
+1. The key is committed to ``files_in_transit``, then the file is stored.
+2. The transaction that writes the file's row removes the key.
+3. Whatever ends otherwise (rollback, replay, killed process) leaves the key to ``discard``, called at the end of
+   the request or by the messenger's periodic task.
 """
 
 from collections.abc import AsyncIterable
@@ -31,7 +32,7 @@ FILES_IN_TRANSIT = Table(
 
 
 def transit_table(metadata: MetaData) -> Table:
-    """Puts the table among those that a service migrates."""
+    """Add the table to those that a service migrates."""
     return FILES_IN_TRANSIT.to_metadata(metadata)
 
 
@@ -51,12 +52,12 @@ class FilesInTransit:
         return await self._storage.put(key, chunks, content_type=content_type)
 
     async def keep(self, session: AsyncSession, key: str) -> None:
-        """In the transaction that writes the file's row."""
+        """Call in the transaction that writes the file's row."""
         await session.execute(delete(FILES_IN_TRANSIT).where(FILES_IN_TRANSIT.c.key == key))
         self._kept.add(key)
 
     async def settle(self, *, committed: bool) -> None:
-        """Discards what was stored and not kept; leaves it to the chore when that fails."""
+        """Discard what was stored and not kept; a failure leaves it to the periodic task."""
         for key in self._stored:
             if not committed or key not in self._kept:
                 try:
@@ -66,9 +67,9 @@ class FilesInTransit:
 
 
 async def discard(sessions: Sessions, storage: Storage, key: str) -> None:
-    """Deletes the file, if its row was not committed: only then the key is still in transit.
+    """Delete the file unless its row was committed: then its key is no longer in transit.
 
-    A transaction that is about to commit holds the key's row, so this waits for its end.
+    Waits for a transaction that is about to commit, as that holds the key's row lock.
     """
     async with sessions.begin() as session:
         taken = delete(FILES_IN_TRANSIT).where(FILES_IN_TRANSIT.c.key == key).returning(FILES_IN_TRANSIT.c.key)
@@ -78,7 +79,7 @@ async def discard(sessions: Sessions, storage: Storage, key: str) -> None:
 
 
 async def discard_forgotten(sessions: Sessions, *, settings: StorageSettings) -> None:
-    """The messenger's chore: what processes left behind that were killed within an upload."""
+    """Delete what processes left that were killed during an upload; a periodic task of the messenger."""
     forgotten = (
         select(FILES_IN_TRANSIT.c.key)
         .where(FILES_IN_TRANSIT.c.created_at < func.clock_timestamp() - TRANSIT_PATIENCE)

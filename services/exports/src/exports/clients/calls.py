@@ -19,7 +19,7 @@ from exports.settings import ExportsSettings
 from shared.auth.outgoing import ServiceTokenAuth
 from shared.contracts.problem import ProblemDocument
 from shared.problems import FieldError, Problem, Unavailable
-from shared.storage.interface import in_thread
+from shared.storage.files import in_thread
 from shared.telemetry.logs import get_logger
 from shared.telemetry.traces import current_traceparent, span
 

@@ -28,7 +28,7 @@ router = APIRouter(tags=["exports"])
 
 # The signature of a link is the permission.
 files = APIRouter(tags=["exports"], dependencies=[Depends(PUBLIC)])
-files.include_router(download_router(FILES_PATH + "/{key:path}", storage_of=lambda request: _storage(request)))
+files.include_router(download_router(FILES_PATH + "/{key:path}"))
 
 # Answers hold links that are permissions.
 PRIVATE = {"Cache-Control": "private, no-store"}

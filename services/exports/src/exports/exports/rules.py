@@ -1,12 +1,12 @@
 """Decisions of an export that need nothing but the job."""
 
-import hashlib
 from datetime import datetime
 from uuid import UUID
 
 from exports.models import Export
 from shared.contracts.programme import Programme
 from shared.jobs.rows import DONE
+from shared.storage import organizer_folder
 
 ZIP = "application/zip"
 FILES_PATH = "/v1/exports/files"
@@ -16,7 +16,7 @@ LISTS = ("sessions", "speakers", "tracks", "microlocations", "session_types", "s
 
 def file_key(organizer: str, export_id: UUID) -> str:
     """The same for each attempt, so that a repeated one replaces what it had stored."""
-    return f"exports/{hashlib.sha256(organizer.encode()).hexdigest()[:16]}/{export_id}.zip"
+    return f"exports/{organizer_folder(organizer)}/{export_id}.zip"
 
 
 def file_name(export: Export) -> str:

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from exports.archive.writer import archive_parts
 from shared.contracts.programme import Programme
 from shared.storage import Storage, StoredFile
-from shared.storage.interface import READ_SIZE, in_thread
+from shared.storage.files import READ_SIZE, in_thread
 
 AHEAD = 3
 

@@ -1,7 +1,7 @@
 """The public paths of imports."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -18,34 +18,9 @@ from shared.http.etags import etag_headers, etag_of
 from shared.http.idempotency import IdempotentDep
 from shared.http.pagination import Page, PageDep, set_next_link
 from shared.http.responses import conditional_response, created
-from shared.http.uploads import FIELD
+from shared.http.uploads import UNLIMITED_BODY, form_of
 
 router = APIRouter(prefix="/v1/imports", tags=["imports"])
-
-# Uploads are counted where they are read: the framework's own refusal names neither the field nor the limit.
-COUNTED_BY_US = 1 << 40
-
-_FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FIELD],
-                    "additionalProperties": False,
-                    "properties": {
-                        FIELD: {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "A zip of Open Event JSON and pictures.",
-                        }
-                    },
-                }
-            }
-        },
-    }
-}
 
 
 async def _import_of_request(import_id: UUID, principal: ImportWriter, session: SessionDep) -> Import:
@@ -62,8 +37,8 @@ ImportDep = Annotated[Import, Depends(_import_of_request)]
     "refused here and nothing stays behind; the work itself is done in the background. Follow `Location`.",
     status_code=202,
     response_model=ImportRead,
-    openapi_extra=_FORM,
-    max_body_size=COUNTED_BY_US,
+    openapi_extra=form_of("A zip of Open Event JSON and pictures."),
+    max_body_size=UNLIMITED_BODY,
 )
 async def create_import(
     request: Request,

@@ -1,6 +1,5 @@
 """Decisions of an import that need nothing but the archive."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
@@ -10,6 +9,7 @@ from exports.archive.reader import ImageMember, Repair
 from exports.archive.shapes import Shape
 from exports.clients.media import ImageKind
 from shared.contracts.programme import Programme, Record
+from shared.storage import organizer_folder
 
 R = TypeVar("R", bound=Record)
 
@@ -17,7 +17,7 @@ MAX_REPAIRS = 3_000
 
 
 def archive_key(organizer: str, import_id: UUID) -> str:
-    return f"imports/{hashlib.sha256(organizer.encode()).hexdigest()[:16]}/{import_id}.zip"
+    return f"imports/{organizer_folder(organizer)}/{import_id}.zip"
 
 
 def kind_of(image: ImageMember) -> ImageKind:

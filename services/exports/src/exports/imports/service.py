@@ -9,11 +9,11 @@ from exports.imports.rules import archive_key
 from exports.models import Import
 from exports.settings import ExportsSettings
 from shared.database.engine import Sessions
-from shared.http.uploads import Upload
 from shared.ids import new_id
 from shared.jobs.rows import enqueue
 from shared.problems import NotFound
 from shared.storage import open_storage
+from shared.storage.files import Upload
 from shared.storage.transit import FilesInTransit
 
 RUN_IMPORT = "exports.run_import"

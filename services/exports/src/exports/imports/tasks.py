@@ -23,11 +23,10 @@ from exports.imports.service import RUN_IMPORT
 from exports.models import Import
 from exports.progress import Pace
 from exports.resources import Resources
-from shared.http.uploads import path_of
 from shared.jobs.attempts import Run, claim
 from shared.problems import Problem
 from shared.storage import FileNotStored
-from shared.storage.interface import in_thread
+from shared.storage.files import in_thread, path_of
 from shared.telemetry.logs import get_logger
 from shared.telemetry.metrics import JOB_BYTES
 

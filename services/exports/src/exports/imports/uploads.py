@@ -8,9 +8,9 @@ from functools import partial
 from fastapi import Request
 
 from exports.archive.reader import read_archive
-from shared.http.uploads import FIELD, Upload, received_form
+from shared.http.uploads import FIELD, received_form
 from shared.problems import TooLarge
-from shared.storage.interface import in_thread
+from shared.storage.files import Upload, in_thread
 
 
 class ArchiveFileTooLarge(TooLarge):

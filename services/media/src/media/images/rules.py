@@ -1,8 +1,9 @@
 """Where an image's files are kept and served. Keys and paths are made of ids and digests, never of users' words."""
 
-import hashlib
 import re
 from uuid import UUID
+
+from shared.storage import organizer_folder
 
 DIGEST_LENGTH = 16
 
@@ -13,8 +14,7 @@ STATES = {"queued": "received", "running": "processing", "done": "ready", "faile
 
 
 def original_key(organizer: str, image_id: UUID) -> str:
-    folder = hashlib.sha256(organizer.encode()).hexdigest()[:16]
-    return f"originals/{folder}/{image_id}"
+    return f"originals/{organizer_folder(organizer)}/{image_id}"
 
 
 def variant_key(image_id: UUID, name: str, digest: str) -> str:

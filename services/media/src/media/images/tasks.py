@@ -26,7 +26,7 @@ from shared.jobs.attempts import claim
 from shared.jobs.worker import open_database
 from shared.messaging import outbox
 from shared.storage import Storage, open_storage
-from shared.storage.interface import in_thread
+from shared.storage.files import in_thread
 from shared.telemetry.logs import get_logger
 from shared.telemetry.metrics import JOB_BYTES
 

@@ -10,10 +10,10 @@ from fastapi import Request
 from media.images.headers import Inspection
 from media.images.inspection import FIELD, inspect
 from media.images.sizes import VARIANTS, ImageKind
-from shared.http.uploads import Upload, received_body, received_form
 from shared.http.uploads import read_to_end as read_upload_to_end
+from shared.http.uploads import received_body, received_form
 from shared.problems import Invalid, TooLarge
-from shared.storage.interface import in_thread
+from shared.storage.files import Upload, in_thread
 
 
 class ImageFileTooLarge(TooLarge):
