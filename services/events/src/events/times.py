@@ -1,15 +1,9 @@
-"""Wall times of rows: how the columns of an event or a session become a ``WallTime`` and back."""
+"""From the time columns of an event or a session to ``WallTime``, and back."""
 
 from datetime import datetime
 from typing import Protocol, TypedDict
 
-from shared.problems import Invalid
 from shared.walltime import TZDATA_VERSION, WallTime
-
-
-class EndsBeforeItStarts(Invalid):
-    code = "ends-before-it-starts"
-    title = "The end is not after the start"
 
 
 class TimeColumns(TypedDict):
@@ -63,13 +57,3 @@ def time_columns(starts: WallTime, ends: WallTime) -> TimeColumns:
         "ends_at": ends.instant,
         "tzdata_version": TZDATA_VERSION,
     }
-
-
-def check_order(starts: WallTime, ends: WallTime, *, field: str) -> None:
-    """Raises ``EndsBeforeItStarts`` at ``field``. Instants are compared, not readings: a clock may be set back."""
-    if ends.instant <= starts.instant:
-        raise EndsBeforeItStarts(
-            f"The end, {ends.isoformat()}, is not after the start, {starts.isoformat()}. "
-            "Move the end, or send both times together.",
-            field=field,
-        )

@@ -10,10 +10,10 @@ from pydantic import JsonValue
 
 from exports.archive.container import ArchiveTooLarge, MemberBroken
 from exports.archive.limits import Limits
-from exports.archive.reader import EndsBeforeItStarts, ReadArchive, Repair, read_archive
+from exports.archive.reader import ReadArchive, Repair, read_archive
 from shared.contracts.programme import ImageRef
 from shared.problems import Problem
-from shared.walltime import AmbiguousTime, InvalidTime, NonexistentTime, UnknownZone
+from shared.walltime import AmbiguousTime, EndsBeforeItStarts, InvalidTime, NonexistentTime, UnknownZone
 
 Read = Callable[..., ReadArchive]
 Zipped = Callable[[dict[str, Any]], Path]
@@ -332,7 +332,7 @@ def test_an_event_without_usable_times_is_refused(
     [
         ("2027-10-30T11:00:00+02:00", "2027-10-30T10:00:00+02:00", "before its start"),
         ("2027-10-30T11:00:00+02:00", "2027-10-30T09:00:00Z", "starts and ends"),
-        ("2027-03-28T02:30:00", "2027-03-28T04:00:00", "never shows"),
+        ("2027-03-28T02:30:00", "2027-03-28T04:00:00", "does not exist"),
         ("2027-10-30T11:00:00+02:00", None, "starts_at only"),
         ("T9:00", "2027-10-30T10:00:00+02:00", "is not a time"),
         (5, "2027-10-30T10:00:00+02:00", "is not a time"),

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from shared.database.engine import connection_settings
 from shared.settings import Settings
+from shared.walltime import use_pinned_tzdata
 
 LOCK_TIMEOUT = "4s"
 STATEMENT_TIMEOUT = "60s"
@@ -75,6 +76,7 @@ def run(settings_class: type[Settings], metadata: MetaData) -> None:
 
     A caller of Alembic's API may pass settings as ``config.attributes["settings"]``.
     """
+    use_pinned_tzdata()
     settings: Settings = context.config.attributes.get("settings") or settings_class()
     if context.is_offline_mode():
         context.configure(

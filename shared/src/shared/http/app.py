@@ -20,6 +20,7 @@ from shared.settings import Settings
 from shared.telemetry.health import health_routes, not_stopping
 from shared.telemetry.logs import get_logger
 from shared.telemetry.metrics import measured_loop
+from shared.walltime import use_pinned_tzdata
 
 log = get_logger(__name__)
 
@@ -48,6 +49,8 @@ def new_app(
     ``.token_verifier`` and ``.stopping``, an event that ends streams. ``max_body_size`` (bytes) is the hard limit
     of any body, default from the settings.
     """
+
+    use_pinned_tzdata()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

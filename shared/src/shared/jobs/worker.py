@@ -34,6 +34,7 @@ from shared.telemetry.health import serve_health
 from shared.telemetry.logs import configure_logs, get_logger
 from shared.telemetry.metrics import JOB_SECONDS
 from shared.telemetry.traces import continued_trace, exported_traces
+from shared.walltime import use_pinned_tzdata
 
 log = get_logger(__name__)
 
@@ -134,6 +135,7 @@ def new_worker_broker(
 
     A task that raises is not tried again by dramatiq: the job's row and the sweep decide on that.
     """
+    use_pinned_tzdata()
     configure_logs(
         service=settings.service, role="worker", level=settings.log_level, as_json=settings.log_format == "json"
     )

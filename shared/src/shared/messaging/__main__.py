@@ -53,6 +53,7 @@ from shared.messaging.relay import KEEP_PUBLISHED
 from shared.messaging.topology import dead_letter_queue_name, parked_queue_name, queue_name
 from shared.settings import Settings
 from shared.telemetry.logs import configure_logs, get_logger
+from shared.walltime import use_pinned_tzdata
 
 log = get_logger("shared.messaging")
 
@@ -67,6 +68,7 @@ class ReaderGone(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    use_pinned_tzdata()
     parser = new_parser()
     arguments = parser.parse_args(argv)
     command: Command = arguments.command

@@ -19,6 +19,7 @@ from shared.telemetry.health import not_stopping, serve_health
 from shared.telemetry.logs import configure_logs, get_logger
 from shared.telemetry.metrics import CHORE_FAILURES, CHORES_DONE_AT
 from shared.telemetry.traces import exported_traces
+from shared.walltime import use_pinned_tzdata
 
 log = get_logger(__name__)
 
@@ -30,6 +31,7 @@ def run_messenger(
     settings: Settings, subscriptions: Sequence[Subscription[Any]] = (), chores: Sequence[Chore] = ()
 ) -> None:
     """Runs until SIGTERM or SIGINT, then drains. ``chores`` run every ``CHORE_SECONDS`` (sweeps of stale jobs)."""
+    use_pinned_tzdata()
     configure_logs(
         service=settings.service,
         role="messenger",

@@ -16,8 +16,9 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-import tzdata  # type: ignore[import-untyped]  # a package of data files
 from prometheus_client import Counter, Gauge, Histogram
+
+from shared.walltime import TZDATA_VERSION
 
 # Prometheus, its operator and our scrape configuration put these on every series of a target. A metric's own label
 # of the same name would be renamed to ``exported_…``.
@@ -134,7 +135,7 @@ BUILD_INFO.labels(
     os.environ.get("ROSTRUM_REVISION", "unknown"),
     platform.python_version(),
 ).set(1)
-TZDATA_INFO.labels(tzdata.IANA_VERSION).set(1)
+TZDATA_INFO.labels(TZDATA_VERSION).set(1)
 TZDATA_EXPIRES_AT.set(_tzdata_expires_at())
 
 

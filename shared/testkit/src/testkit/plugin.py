@@ -40,6 +40,7 @@ from shared.messaging.tables import OUTBOX
 from shared.messaging.topology import dead_letter_queue_name, parked_queue_name, queue_name
 from shared.settings import Settings
 from shared.telemetry.logs import configure_test_logs
+from shared.walltime import use_pinned_tzdata
 from testkit.migrations import upgrade_in_steps
 
 ISSUER = "https://issuer.test/rostrum"
@@ -48,6 +49,7 @@ SIGNING_KEY = "test-signing-key-of-sufficient-length"
 
 
 def pytest_configure() -> None:
+    use_pinned_tzdata()
     configure_test_logs()
 
 

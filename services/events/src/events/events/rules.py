@@ -5,9 +5,9 @@ import string
 from datetime import timedelta
 from typing import Protocol
 
-from events.times import Timed, check_order, ends_of, starts_of
+from events.times import Timed, ends_of, starts_of
 from shared.problems import Invalid
-from shared.walltime import WallTime, canonical_zone, moved_to, resolve
+from shared.walltime import WallTime, canonical_zone, check_order, moved_to, resolve
 
 MAX_DURATION = timedelta(days=366)
 IDENTIFIER_LENGTH = 8

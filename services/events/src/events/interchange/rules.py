@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from events.interchange.schemas import ProgrammeRepair
-from events.times import check_order, ends_of, starts_of, time_columns
+from events.times import ends_of, starts_of, time_columns
 from shared.contracts.programme import (
     ImageRef,
     Programme,
@@ -22,7 +22,7 @@ from shared.contracts.programme import (
 )
 from shared.ids import new_id
 from shared.problems import Invalid, Problem
-from shared.walltime import resolve
+from shared.walltime import check_order, resolve
 
 if TYPE_CHECKING:
     from events.models import Event, Session, SessionSpeaker

@@ -7,9 +7,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from events.sessions import repository
 from events.sessions.repository import SessionView
-from events.times import check_order, ends_of, starts_of, time_columns
+from events.times import ends_of, starts_of, time_columns
 from shared.problems import FieldError, Invalid, NotFound, Problem
-from shared.walltime import moved_to
+from shared.walltime import check_order, moved_to
 
 MAX_ERRORS = 20
 

@@ -18,6 +18,7 @@ from exports.archive import shapes
 from exports.archive.container import Archive, ArchiveTooLarge, MemberBroken, opened
 from exports.archive.limits import LIMITS, Limits
 from exports.archive.shapes import Field, Row, Shape, Unusable
+from exports.archive.zones import repaired_zone
 from shared.contracts.programme import (
     KEY_LENGTH,
     ImageRef,
@@ -33,7 +34,7 @@ from shared.contracts.programme import (
     Record,
 )
 from shared.problems import Problem
-from shared.walltime import AmbiguousTime, InvalidTime, WallTime, repaired_zone, resolve, zone_info
+from shared.walltime import AmbiguousTime, EndsBeforeItStarts, InvalidTime, WallTime, resolve, zone_info
 
 R = TypeVar("R", bound=Record)
 
@@ -42,12 +43,6 @@ class EventMissing(Problem):
     status = 422
     code = "event-missing"
     title = "The archive holds no event"
-
-
-class EndsBeforeItStarts(Problem):
-    status = 422
-    code = "ends-before-it-starts"
-    title = "The event ends before it starts"
 
 
 class Repair(BaseModel):

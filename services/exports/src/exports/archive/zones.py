@@ -1,0 +1,11 @@
+"""Time zones as archives spell them."""
+
+from shared.walltime import zone_spelled_like
+
+_ALIASES = {"hawaii-aleutian": "Pacific/Honolulu"}
+"""Names that Open Event wrote and the tz database never had."""
+
+
+def repaired_zone(name: str) -> str | None:
+    """Return the zone that an archive most likely means; ``None`` when it cannot be told."""
+    return zone_spelled_like(name) or _ALIASES.get(name.strip().lower())
