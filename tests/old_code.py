@@ -1,4 +1,4 @@
-"""A service as it was before its newest migration, taken from git into a folder, with the migrations of today."""
+"""The code of a service from before its newest migration, taken from git, with today's migrations."""
 
 import io
 import json
@@ -19,14 +19,14 @@ PATIENCE = 240
 
 
 class NoOldCode(Exception):
-    """Git can't tell what the code was before. Says why."""
+    """Git cannot provide the old code; the message says why."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     passed: list[str]
     failed: list[str]
-    loaded: list[Path]  # where the services' modules and those of shared came from
+    loaded: list[Path]  # the files of the imported modules of shared and the services
     tail: str
 
 
@@ -45,16 +45,18 @@ class OldCode:
         return self.tree / "services" / self.service / "tests"
 
     def run(self, tests: Sequence[str], *options: str, own_sources: bool = True) -> Outcome:
-        """Runs tests of the tree, beside the servers of this run. ``own_sources=False`` leaves out what makes
-        them test the tree's code and not the checkout's."""
-        told, log = self.tree / "told.json", self.tree / "log"
-        told.unlink(missing_ok=True)
+        """Run tests of the tree against the servers of this run.
+
+        ``own_sources=False`` leaves the tree's code out of the path, so that they test the checkout's.
+        """
+        report, log = self.tree / "report.json", self.tree / "log"
+        report.unlink(missing_ok=True)
         sources = sorted(self.tree.glob("services/*/src")) if own_sources else []
         shared = [self.tree / "shared" / "src", self.tree / "shared" / "testkit" / "src"] if own_sources else []
         path = [self.tree, *shared, *sources]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        environment |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "WITNESS": str(told)}
-        # Plain asserts: to rewrite those of a tree that is new each time takes as long as some of the tests.
+        environment |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "WITNESS": str(report)}
+        # Plain asserts, because rewriting those of a new tree takes as long as some of the tests.
         plain = ("-p", "no:cacheprovider", "--assert=plain", "-q", "--tb=short")
         command = [sys.executable, "-m", "pytest", "-p", "witness", *plain]
         with log.open("wb") as output:
@@ -68,19 +70,19 @@ class OldCode:
                 check=False,
             )
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
-        if not told.exists():
-            raise AssertionError(f"pytest ended with {done.returncode} and told nothing:\n{tail}")
-        seen = json.loads(told.read_text())
+        if not report.exists():
+            raise AssertionError(f"pytest ended with {done.returncode} without a report:\n{tail}")
+        seen = json.loads(report.read_text())
         return Outcome(seen["passed"], seen["failed"], [Path(file) for file in seen["loaded"]], tail)
 
     def own_schema(self) -> None:
-        """Goes back to the migrations of its own time."""
+        """Restore the migrations of the tree's own commit."""
         shutil.rmtree(self.versions)
         _extract(self.commit, self.tree, self.versions.relative_to(self.tree))
 
 
 def newest_migration(service: str) -> tuple[str, Path]:
-    """The head's revision id, and its file."""
+    """Return the id of the head revision, and its file."""
     script = ScriptDirectory.from_config(alembic.config.Config(ROOT / "services" / service / "alembic.ini"))
     head = script.get_revision("head")
     assert head is not None
@@ -88,12 +90,12 @@ def newest_migration(service: str) -> tuple[str, Path]:
 
 
 def code_before(revision: str, versions: Path, root: Path = ROOT) -> str:
-    """The commit before the one that brought the revision; HEAD while none has.
+    """Return the commit before the one that added the revision, or HEAD if none has.
 
-    Looks for the id and not for the file, which may have got another name since. Raises ``NoOldCode``.
+    It searches for the id, because the file may have been renamed. Raises ``NoOldCode``.
     """
     if _git(root, "rev-parse", "--show-prefix"):
-        raise NoOldCode("this folder is no checkout of its own")
+        raise NoOldCode("this folder is not a checkout of its own")
     commits = _git(root, "log", "--format=%H", f"-S{revision}", "--", str(versions)).split()
     if not commits:
         return _git(root, "rev-parse", "HEAD")
@@ -106,7 +108,7 @@ def code_before(revision: str, versions: Path, root: Path = ROOT) -> str:
 
 
 def take_old_code(service: str, folder: Path) -> OldCode:
-    """Lays out the old code in the folder, with the new migrations. Raises ``NoOldCode``."""
+    """Extract the old code into the folder, with the new migrations. Raises ``NoOldCode``."""
     revision, file = newest_migration(service)
     commit = code_before(revision, file.parent)
     _extract(commit, folder)
@@ -120,7 +122,7 @@ def take_old_code(service: str, folder: Path) -> OldCode:
 
 
 def _extract(commit: str, folder: Path, *parts: Path) -> None:
-    # A zip, since the safe way to unpack a tar is younger than Python 3.11.
+    # A zip, because Python 3.11 lacks the safe way to unpack a tar.
     command = ["git", "-C", str(ROOT), "archive", "--format=zip", "-1", commit, "--", *map(str, parts)]
     content = subprocess.run(command, env=_environment(), capture_output=True, check=True, timeout=60).stdout
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -139,5 +141,5 @@ def _git(root: Path, *words: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Without what a git that runs us in a hook says of itself."""
+    """Return the environment without the variables that git sets for a hook."""
     return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}

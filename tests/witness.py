@@ -1,4 +1,4 @@
-"""pytest plugin for a run in another process: writes into the file ``WITNESS`` how it ended and whose code ran."""
+"""pytest plugin for a run in another process: reports its outcome and imported modules in the file ``WITNESS``."""
 
 import json
 import os
@@ -28,5 +28,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish() -> None:
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in PACKAGES]
     loaded = sorted({file for module in modules if (file := getattr(module, "__file__", None))})
-    told = {"passed": _passed, "failed": sorted(set(_failed)), "loaded": loaded}
-    Path(os.environ["WITNESS"]).write_text(json.dumps(told))
+    report = {"passed": _passed, "failed": sorted(set(_failed)), "loaded": loaded}
+    Path(os.environ["WITNESS"]).write_text(json.dumps(report))

@@ -17,6 +17,7 @@ BERLIN = {
 }
 
 
+@pytest.mark.main_path
 async def test_a_new_event_is_a_draft_with_the_offsets_of_its_zone(
     client: httpx.AsyncClient, tokens: TokenFactory, outbox: RecordedOutbox
 ) -> None:
@@ -37,6 +38,7 @@ async def test_a_new_event_is_a_draft_with_the_offsets_of_its_zone(
     assert message.payload["starts_at"] == "2027-10-30T07:00:00Z"
 
 
+@pytest.mark.main_path
 async def test_an_event_is_found_by_id_and_by_identifier(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
 ) -> None:
@@ -103,6 +105,7 @@ async def test_a_number_of_many_digits_is_refused(client: httpx.AsyncClient, tok
         assert answer.headers["Content-Type"] == "application/problem+json"
 
 
+@pytest.mark.main_path
 async def test_the_fold_is_chosen_by_number_or_by_offset(create_event: Any) -> None:
     first = await create_event(starts_at="2027-10-31T02:30", starts_fold=0)
     second = await create_event(starts_at="2027-10-31T02:30", starts_fold=1)
@@ -111,6 +114,7 @@ async def test_the_fold_is_chosen_by_number_or_by_offset(create_event: Any) -> N
     assert second["starts_at"] == by_offset["starts_at"] == "2027-10-31T02:30:00+01:00"
 
 
+@pytest.mark.main_path
 async def test_changing_only_the_zone_keeps_what_the_clocks_show(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any, outbox: RecordedOutbox
 ) -> None:
@@ -151,6 +155,7 @@ async def test_a_zone_in_which_the_time_does_not_exist_is_refused_and_times_can_
     assert changed.json()["ends_at"] == "2027-03-14T18:00:00-04:00"
 
 
+@pytest.mark.main_path
 async def test_a_zone_that_shows_the_time_twice_takes_a_fold(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
 ) -> None:
@@ -163,6 +168,7 @@ async def test_a_zone_that_shows_the_time_twice_takes_a_fold(
     assert changed.json()["starts_at"] == "2027-11-07T01:30:00-05:00"
 
 
+@pytest.mark.main_path
 async def test_a_change_keeps_what_it_does_not_name(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
 ) -> None:
@@ -177,6 +183,7 @@ async def test_a_change_keeps_what_it_does_not_name(
     assert changed["updated_at"] > event["updated_at"]
 
 
+@pytest.mark.main_path
 async def test_a_change_that_changes_nothing_is_no_version_and_no_message(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any, outbox: RecordedOutbox
 ) -> None:
@@ -221,6 +228,7 @@ async def test_a_stale_change_is_refused_with_the_present_tag(
     assert publishing.status_code == 412
 
 
+@pytest.mark.main_path
 async def test_a_fresh_event_is_not_sent_again(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
 ) -> None:
@@ -231,6 +239,7 @@ async def test_a_fresh_event_is_not_sent_again(
     assert answer.headers["Vary"] == "Authorization"
 
 
+@pytest.mark.main_path
 async def test_a_creation_sent_twice_happens_once(
     client: httpx.AsyncClient, tokens: TokenFactory, outbox: RecordedOutbox
 ) -> None:
@@ -245,6 +254,7 @@ async def test_a_creation_sent_twice_happens_once(
     assert len(await outbox.messages()) == 1
 
 
+@pytest.mark.main_path
 async def test_publishing_twice_is_one_message_and_one_answer(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any, outbox: RecordedOutbox
 ) -> None:
@@ -272,6 +282,7 @@ async def test_publishing_twice_is_one_message_and_one_answer(
     assert [message.payload["state"] for message in messages] == ["draft", "published", "draft"]
 
 
+@pytest.mark.main_path
 async def test_everybody_lists_public_events_and_organizers_their_own(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
 ) -> None:
@@ -295,6 +306,7 @@ async def test_everybody_lists_public_events_and_organizers_their_own(
     assert (await client.get("/v1/events", params={"state": "gone"})).status_code == 422
 
 
+@pytest.mark.main_path
 async def test_pages_show_each_event_once_by_start_while_others_come_in(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
 ) -> None:
@@ -324,6 +336,7 @@ async def test_a_cursor_of_ones_own_making_is_refused(
     assert answer.json()["errors"][0]["field"] == "query.cursor"
 
 
+@pytest.mark.main_path
 async def test_nobody_changes_what_is_not_theirs(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
 ) -> None:
@@ -337,6 +350,7 @@ async def test_nobody_changes_what_is_not_theirs(
         assert (foreign.status_code, reader.status_code, nobody.status_code) == (404, 403, 401)
 
 
+@pytest.mark.main_path
 async def test_other_services_ask_for_the_facts_of_an_event(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
 ) -> None:
@@ -360,6 +374,7 @@ async def test_other_services_ask_for_the_facts_of_an_event(
     assert (await client.get(path, params={"organizer": "acme"}, headers=tokens.organizer())).status_code == 403
 
 
+@pytest.mark.main_path
 async def test_of_many_changes_at_once_to_one_version_one_wins(live: Live, tokens: TokenFactory) -> None:
     created = await live.client.post("/v1/events", json=BERLIN, headers=tokens.organizer())
     headers = {**tokens.organizer(), "If-Match": created.headers["ETag"]}

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from events.images.handlers import on_image_processed
@@ -56,6 +57,7 @@ def body_of(envelope: Envelope, message: ImageProcessedV1) -> bytes:
     return json.dumps({**envelope.model_dump(mode="json"), "data": message.model_dump(mode="json")}).encode()
 
 
+@pytest.mark.main_path
 async def test_a_message_is_taken_once_and_an_older_one_changes_nothing(
     sessions: Sessions, session: AsyncSession
 ) -> None:
@@ -74,6 +76,7 @@ async def test_a_message_is_taken_once_and_an_older_one_changes_nothing(
     assert copy.variants[0]["path"].endswith("large-new.jpg")
 
 
+@pytest.mark.main_path
 async def test_an_event_shows_its_picture_when_it_is_processed(
     client: httpx.AsyncClient, tokens: TokenFactory, session: AsyncSession, create_event: Any
 ) -> None:
@@ -103,6 +106,7 @@ async def test_an_event_shows_its_picture_when_it_is_processed(
     assert changed.json()["images"] == after.json()["images"]
 
 
+@pytest.mark.main_path
 async def test_an_image_of_another_organizer_is_none(
     client: httpx.AsyncClient, tokens: TokenFactory, session: AsyncSession, create_event: Any
 ) -> None:
@@ -115,6 +119,7 @@ async def test_an_image_of_another_organizer_is_none(
     assert answer.json()["images"] is None
 
 
+@pytest.mark.main_path
 async def test_speakers_and_sponsors_show_their_pictures_and_the_original_address(
     client: httpx.AsyncClient, session: AsyncSession, import_programme: Any, programme: Programme
 ) -> None:

@@ -62,6 +62,7 @@ async def exported(client: httpx.AsyncClient, tokens: TokenFactory, event_id: An
     return Programme.model_validate(answer.json())
 
 
+@pytest.mark.main_path
 async def test_what_goes_in_comes_out_and_goes_in_again(
     client: httpx.AsyncClient, tokens: TokenFactory, import_programme: Any, programme: Programme
 ) -> None:
@@ -72,6 +73,7 @@ async def test_what_goes_in_comes_out_and_goes_in_again(
     assert second.event.identifier != first.event.identifier
 
 
+@pytest.mark.main_path
 async def test_an_event_made_by_hand_can_be_exported(
     client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
 ) -> None:
@@ -84,6 +86,7 @@ async def test_an_event_made_by_hand_can_be_exported(
     assert programme.event.logo.url == "https://example.org/logo.png"
 
 
+@pytest.mark.main_path
 async def test_an_export_tells_the_present_state_where_it_is_not_that_of_the_archive(
     client: httpx.AsyncClient, tokens: TokenFactory, import_programme: Any, programme: Programme
 ) -> None:
@@ -94,6 +97,7 @@ async def test_an_export_tells_the_present_state_where_it_is_not_that_of_the_arc
     assert (await exported(client, tokens, event_id)).event.state == "Published"
 
 
+@pytest.mark.main_path
 async def test_an_import_sent_twice_is_one_event_and_one_message(
     client: httpx.AsyncClient, tokens: TokenFactory, programme: Programme, outbox: RecordedOutbox
 ) -> None:
@@ -223,6 +227,7 @@ async def test_the_largest_sample_is_imported_in_a_moment(live: Live, tokens: To
     assert answer.json()["counts"]["sessions"] == 491
 
 
+@pytest.mark.main_path
 async def test_two_imports_at_once_with_one_id_make_one_event(
     live: Live, tokens: TokenFactory, programme: Programme
 ) -> None:
@@ -238,6 +243,7 @@ async def test_two_imports_at_once_with_one_id_make_one_event(
     assert len(listed.json()["items"]) == 1
 
 
+@pytest.mark.main_path
 async def test_sessions_come_in_the_order_of_the_archive_with_their_links(
     client: httpx.AsyncClient, tokens: TokenFactory, import_programme: Any, programme: Programme
 ) -> None:
@@ -266,6 +272,7 @@ async def test_sessions_come_in_the_order_of_the_archive_with_their_links(
     assert (await client.get(f"{path}/{opening['id']}", headers=headers)).status_code == 304
 
 
+@pytest.mark.main_path
 async def test_the_public_sees_accepted_sessions_and_no_private_data(
     client: httpx.AsyncClient, tokens: TokenFactory, import_programme: Any, programme: Programme
 ) -> None:
@@ -304,6 +311,7 @@ async def test_the_public_sees_accepted_sessions_and_no_private_data(
     assert own_one.headers["ETag"] != public_one.headers["ETag"]
 
 
+@pytest.mark.main_path
 async def test_the_other_lists_have_what_was_imported(
     client: httpx.AsyncClient, tokens: TokenFactory, import_programme: Any, programme: Programme
 ) -> None:
@@ -439,6 +447,7 @@ async def test_a_day_or_zone_that_is_none_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (422, code)
 
 
+@pytest.mark.main_path
 async def test_an_event_without_sessions_has_an_empty_schedule(
     client: httpx.AsyncClient, create_event: Any
 ) -> None:
@@ -448,6 +457,7 @@ async def test_an_event_without_sessions_has_an_empty_schedule(
         assert answer.json()["days"] == []
 
 
+@pytest.mark.main_path
 async def test_sessions_keep_their_wall_times_when_the_event_moves_to_another_zone(
     client: httpx.AsyncClient, tokens: TokenFactory, import_programme: Any, programme: Programme
 ) -> None:
@@ -488,6 +498,7 @@ async def test_a_zone_change_moves_instants_of_sessions_and_their_tags(
     assert out.sessions[0].starts_at == "2027-03-18T09:00:00+01:00"
 
 
+@pytest.mark.main_path
 async def test_a_programme_is_given_to_its_organizer_and_to_services_only(
     client: httpx.AsyncClient, tokens: TokenFactory, import_programme: Any, programme: Programme
 ) -> None:

@@ -12,6 +12,7 @@ from testkit.plugin import RecordedOutbox, TokenFactory
 from tickets.models import EventCopy
 
 
+@pytest.mark.main_path
 async def test_the_youngest_message_wins_whatever_the_order(tell_of_event: Any, sessions: Sessions) -> None:
     event_id = await tell_of_event(EventPublishedV1, seq=3, name="Third", state="published")
     await tell_of_event(EventCreatedV1, event_id=event_id, seq=1, name="First", state="draft")
@@ -21,6 +22,7 @@ async def test_the_youngest_message_wins_whatever_the_order(tell_of_event: Any, 
         assert (copy.name, copy.state, copy.seq) == ("Third", "published", 3)
 
 
+@pytest.mark.main_path
 async def test_publishing_opens_the_list_and_unpublishing_closes_it(
     client: httpx.AsyncClient, tell_of_event: Any
 ) -> None:
@@ -33,6 +35,7 @@ async def test_publishing_opens_the_list_and_unpublishing_closes_it(
     assert (await client.get(path)).status_code == 404
 
 
+@pytest.mark.main_path
 async def test_an_event_that_is_not_known_yet_says_that_it_may_take_a_moment(
     client: httpx.AsyncClient, tokens: TokenFactory
 ) -> None:
@@ -44,6 +47,7 @@ async def test_an_event_that_is_not_known_yet_says_that_it_may_take_a_moment(
         assert answer.headers["retry-after"] == "1"
 
 
+@pytest.mark.main_path
 async def test_a_new_zone_keeps_what_the_clocks_show_and_moves_the_instants(
     client: httpx.AsyncClient,
     tokens: TokenFactory,
@@ -122,6 +126,7 @@ async def test_a_new_zone_never_fails_on_a_gap_or_a_fold(
     assert (shown["sales_starts_at"], shown["sales_ends_at"]) == moved
 
 
+@pytest.mark.main_path
 async def test_nothing_is_on_sale_after_an_event_that_was_moved_to_an_earlier_end(
     client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any, names: Any
 ) -> None:

@@ -31,6 +31,7 @@ async def sales_at(session: AsyncSession, event_id: UUID, instant: datetime) -> 
     return shown.json.partition('"sales":"')[2].partition('"')[0]
 
 
+@pytest.mark.main_path
 @pytest.mark.parametrize(
     "window",
     [
@@ -53,6 +54,7 @@ async def test_sales_are_open_from_the_start_on_and_past_at_the_end(
     assert await sales_at(session, event_id, ends) == "past"
 
 
+@pytest.mark.main_path
 async def test_the_list_is_filtered_by_the_databases_clock_and_keeps_the_order(
     client: httpx.AsyncClient, tell_of_event: Any, create_ticket: Any, names: Any
 ) -> None:
@@ -78,6 +80,7 @@ async def test_the_list_is_filtered_by_the_databases_clock_and_keeps_the_order(
     assert "open, upcoming, past" in answer.json()["detail"]
 
 
+@pytest.mark.main_path
 async def test_the_tag_of_a_list_holds_until_something_in_it_changes(
     client: httpx.AsyncClient, tokens: TokenFactory, session: AsyncSession, tell_of_event: Any, create_ticket: Any
 ) -> None:
@@ -110,6 +113,7 @@ async def test_the_tag_of_a_list_holds_until_something_in_it_changes(
     assert len(set(tags)) == 3
 
 
+@pytest.mark.main_path
 async def test_a_list_costs_one_statement_and_no_session(
     live: Live, tokens: TokenFactory, teller_on: Any, creator_on: Any
 ) -> None:
@@ -157,6 +161,7 @@ class SlowConnection:
         return row
 
 
+@pytest.mark.main_path
 async def test_a_crowd_shares_statements_and_nobody_gets_what_was_true_before_the_question(
     live: Live, teller_on: Any, creator_on: Any
 ) -> None:
@@ -188,6 +193,7 @@ async def test_a_crowd_shares_statements_and_nobody_gets_what_was_true_before_th
     assert lists._now == lists._next == {}
 
 
+@pytest.mark.main_path
 async def test_a_list_that_can_not_be_read_is_a_503_and_the_next_one_is_tried_anew(
     live: Live, teller_on: Callable[..., Any]
 ) -> None:

@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import httpx
+import pytest
 from sqlalchemy import select
 
 from shared.messaging.tables import OUTBOX
@@ -12,6 +13,7 @@ from testkit.plugin import Live, RecordedOutbox, TokenFactory
 from tickets.models import Ticket
 
 
+@pytest.mark.main_path
 async def test_a_move_shifts_the_others_and_tells_of_all_that_moved(
     client: httpx.AsyncClient,
     tokens: TokenFactory,
@@ -37,6 +39,7 @@ async def test_a_move_shifts_the_others_and_tells_of_all_that_moved(
     assert (beyond.status_code, beyond.json()["code"]) == (422, "position-out-of-range")
 
 
+@pytest.mark.main_path
 async def test_a_whole_order_takes_the_lists_tag_and_answers_the_new_list(
     client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any, outbox: RecordedOutbox
 ) -> None:
@@ -68,6 +71,7 @@ async def test_a_whole_order_takes_the_lists_tag_and_answers_the_new_list(
     assert (await client.get(path, headers=own)).json() == listed.json()
 
 
+@pytest.mark.main_path
 async def test_moves_at_the_same_time_keep_positions_whole(
     live: Live, tokens: TokenFactory, teller_on: Any, creator_on: Any
 ) -> None:

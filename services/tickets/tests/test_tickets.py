@@ -19,6 +19,7 @@ EUR_15 = {"amount_minor": 1500, "currency": "EUR"}
 EUR_5 = {"amount_minor": 500, "currency": "EUR"}
 
 
+@pytest.mark.main_path
 async def test_a_created_ticket_is_shown_told_and_found_again(
     client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, outbox: RecordedOutbox
 ) -> None:
@@ -74,6 +75,7 @@ async def test_a_created_ticket_is_shown_told_and_found_again(
     }
 
 
+@pytest.mark.main_path
 async def test_what_postgresql_puts_together_is_what_the_docs_describe(
     client: httpx.AsyncClient, tell_of_event: Any, create_ticket: Any
 ) -> None:
@@ -92,6 +94,7 @@ async def test_what_postgresql_puts_together_is_what_the_docs_describe(
         assert item == (await client.get(f"/v1/tickets/{item['id']}")).json()
 
 
+@pytest.mark.main_path
 async def test_sales_run_from_now_to_the_end_of_the_event_unless_told(
     tell_of_event: Any, create_ticket: Any
 ) -> None:
@@ -159,6 +162,7 @@ async def test_bad_input_names_the_field_and_leaves_nothing_behind(
     assert await outbox.messages() == []
 
 
+@pytest.mark.main_path
 async def test_a_time_that_happens_twice_is_taken_with_its_offset(tell_of_event: Any, create_ticket: Any) -> None:
     event_id = await tell_of_event()
     first = await create_ticket(event_id, "First", sales_ends_at="2097-10-27T02:30:00+02:00")
@@ -167,6 +171,7 @@ async def test_a_time_that_happens_twice_is_taken_with_its_offset(tell_of_event:
     assert second["sales_ends_at"] == "2097-10-27T02:30:00+01:00"
 
 
+@pytest.mark.main_path
 async def test_names_are_unique_in_an_event_whatever_their_case(
     client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any
 ) -> None:
@@ -184,6 +189,7 @@ async def test_names_are_unique_in_an_event_whatever_their_case(
     assert (recased.status_code, recased.json()["name"]) == (200, "REGULAR")
 
 
+@pytest.mark.main_path
 async def test_the_same_creation_sent_twice_happens_once(
     client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, names: Any, outbox: RecordedOutbox
 ) -> None:
@@ -199,6 +205,7 @@ async def test_the_same_creation_sent_twice_happens_once(
     assert len(await outbox.messages()) == 1
 
 
+@pytest.mark.main_path
 async def test_a_change_keeps_the_rest_and_is_checked_as_a_whole(
     client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any, outbox: RecordedOutbox
 ) -> None:
@@ -244,6 +251,7 @@ async def test_a_change_of_what_was_changed_meanwhile_is_refused(
         assert (await client.patch(path, json={"quantity": 7}, headers={**own, "If-Match": tag})).status_code == 200
 
 
+@pytest.mark.main_path
 async def test_hidden_tickets_are_shown_to_their_organizer_only(
     client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any, names: Any
 ) -> None:
@@ -258,6 +266,7 @@ async def test_hidden_tickets_are_shown_to_their_organizer_only(
     assert (await client.get(f"/v1/tickets/{hidden['id']}", headers=tokens.organizer())).status_code == 200
 
 
+@pytest.mark.main_path
 async def test_other_services_get_all_tickets_of_an_organizers_event(
     client: httpx.AsyncClient, tokens: TokenFactory, tell_of_event: Any, create_ticket: Any
 ) -> None:

@@ -89,6 +89,7 @@ async def change(live: Live, export_id: UUID, **values: Any) -> None:
         await session.execute(update(Export).where(Export.id == export_id).values(**values))
 
 
+@pytest.mark.main_path
 async def test_a_request_becomes_a_job_with_a_place_to_follow(
     live: Live, tokens: TokenFactory, event_id: UUID, read: Any
 ) -> None:
@@ -104,6 +105,7 @@ async def test_a_request_becomes_a_job_with_a_place_to_follow(
     assert (hint.type, hint.payload["queue"]) == ("exports.run_export", "exports.jobs")
 
 
+@pytest.mark.main_path
 async def test_a_request_sent_twice_under_one_key_is_one_export(
     live: Live, tokens: TokenFactory, event_id: UUID
 ) -> None:
@@ -114,6 +116,7 @@ async def test_a_request_sent_twice_under_one_key_is_one_export(
     assert len(listed.json()["items"]) == 1
 
 
+@pytest.mark.main_path
 @pytest.mark.parametrize("storage_place", ["local", "s3"])
 async def test_an_export_holds_everything_and_is_downloaded_by_its_link(
     live: Live,
@@ -151,6 +154,7 @@ async def test_an_export_holds_everything_and_is_downloaded_by_its_link(
     assert temporary_files() == []
 
 
+@pytest.mark.main_path
 async def test_the_same_job_run_again_writes_the_same_bytes_in_the_same_place(
     live: Live, resources: Resources, event_id: UUID, request_export: Any, read: Any, left_behind: LeftBehind
 ) -> None:
@@ -204,6 +208,7 @@ async def test_a_follower_of_an_export_sees_it_end(
     assert (last["state"], last["step"]) == ("done", "checking the archive")
 
 
+@pytest.mark.main_path
 async def test_a_picture_that_is_gone_fails_the_export_by_name_and_leaves_no_file(
     live: Live,
     resources: Resources,
@@ -224,6 +229,7 @@ async def test_a_picture_that_is_gone_fails_the_export_by_name_and_leaves_no_fil
     assert "stored files" not in await left_behind()
 
 
+@pytest.mark.main_path
 async def test_a_picture_that_goes_while_the_archive_is_written_fails_the_export(
     live: Live,
     resources: Resources,
@@ -253,6 +259,7 @@ async def test_a_picture_that_comes_late_is_waited_for(
     assert (await read(export_id))["state"] == "done"
 
 
+@pytest.mark.main_path
 async def test_an_event_that_tickets_has_not_heard_of_is_exported_without_tickets(
     resources: Resources, stand_in: Any, event_id: UUID, request_export: Any, read: Any
 ) -> None:
@@ -262,6 +269,7 @@ async def test_an_event_that_tickets_has_not_heard_of_is_exported_without_ticket
     assert (await read(export_id))["counts"]["tickets"] == 0
 
 
+@pytest.mark.main_path
 async def test_an_imported_event_comes_out_again_as_it_went_in(
     live: Live,
     resources: Resources,
@@ -301,6 +309,7 @@ async def done(resources: Resources, event_id: UUID, request_export: Any) -> UUI
     return export_id
 
 
+@pytest.mark.main_path
 async def test_download_leads_to_a_fresh_link(live: Live, tokens: TokenFactory, done: UUID) -> None:
     answer = await live.client.get(f"/v1/exports/{done}/download", headers=tokens.organizer())
     assert answer.status_code == 307
@@ -320,6 +329,7 @@ async def test_a_link_that_was_changed_opens_nothing(live: Live, done: UUID, rea
     assert (answer.status_code, answer.json()["code"]) == (403, "link-invalid")
 
 
+@pytest.mark.main_path
 async def test_a_link_ends_with_its_time_and_not_later_than_its_file(
     live: Live, done: UUID, read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +345,7 @@ async def test_a_link_ends_with_its_time_and_not_later_than_its_file(
     assert (answer.status_code, answer.json()["code"]) == (410, "link-expired")
 
 
+@pytest.mark.main_path
 async def test_an_export_that_is_not_done_has_no_link(
     live: Live, tokens: TokenFactory, event_id: UUID, request_export: Any
 ) -> None:
@@ -343,6 +354,7 @@ async def test_an_export_that_is_not_done_has_no_link(
     assert (answer.status_code, answer.json()["code"]) == (409, "export-not-ready")
 
 
+@pytest.mark.main_path
 async def test_the_file_of_an_export_is_deleted_when_its_time_is_over(
     live: Live, tokens: TokenFactory, done: UUID, read: Any, left_behind: LeftBehind
 ) -> None:
@@ -360,6 +372,7 @@ async def test_the_file_of_an_export_is_deleted_when_its_time_is_over(
     assert (await download(live, link)).status_code == 404
 
 
+@pytest.mark.main_path
 async def test_the_file_of_an_export_that_failed_late_is_deleted_too(
     live: Live, done: UUID, left_behind: LeftBehind
 ) -> None:
@@ -368,6 +381,7 @@ async def test_the_file_of_an_export_that_failed_late_is_deleted_too(
     assert "stored files" not in await left_behind()
 
 
+@pytest.mark.main_path
 async def test_events_that_can_not_be_asked_are_not_now_and_not_our_fault(
     live: Live, tokens: TokenFactory, stand_in: Any, event_id: UUID
 ) -> None:

@@ -42,6 +42,7 @@ async def lose_the_lease(live: Live, import_id: UUID) -> None:
         await session.execute(update(Import).where(Import.id == import_id).values(state="queued"))
 
 
+@pytest.mark.main_path
 @pytest.mark.parametrize("storage_place", ["local", "s3"])
 async def test_an_import_makes_an_event_with_its_pictures(
     live: Live, resources: Resources, stand_in: Any, import_id: UUID, read: Any, temporary_files: Any
@@ -77,6 +78,7 @@ async def test_an_import_makes_an_event_with_its_pictures(
     assert temporary_files() == []
 
 
+@pytest.mark.main_path
 async def test_the_archive_is_deleted_when_the_import_is_done(
     live: Live, resources: Resources, import_id: UUID, left_behind: LeftBehind
 ) -> None:
@@ -88,6 +90,7 @@ async def test_the_archive_is_deleted_when_the_import_is_done(
     assert "stored files" not in await left_behind()
 
 
+@pytest.mark.main_path
 async def test_pictures_that_media_refuses_are_told_and_the_rest_is_imported(
     resources: Resources, stand_in: Any, import_id: UUID, read: Any
 ) -> None:
@@ -105,6 +108,7 @@ async def test_pictures_that_media_refuses_are_told_and_the_rest_is_imported(
     assert sent["sponsors"][0]["logo"]["image_id"]
 
 
+@pytest.mark.main_path
 async def test_pictures_that_can_not_be_converted_are_told_and_keep_their_place(
     resources: Resources, stand_in: Any, import_id: UUID, read: Any
 ) -> None:
@@ -141,6 +145,7 @@ async def test_a_picture_that_is_damaged_in_the_zip_is_told(
     assert "damaged in the zip" in next(r["message"] for r in job["repairs"] if r["member"] == "images/logo.png")
 
 
+@pytest.mark.main_path
 async def test_at_most_six_pictures_are_uploaded_at_once(
     resources: Resources, stand_in: Any, upload: Upload, zip_of: Any, members: Any
 ) -> None:
@@ -154,6 +159,7 @@ async def test_at_most_six_pictures_are_uploaded_at_once(
     assert 1 < stand_in.most_at_once <= 6
 
 
+@pytest.mark.main_path
 async def test_two_starts_of_one_import_ask_for_one_event(
     resources: Resources, stand_in: Any, import_id: UUID, read: Any
 ) -> None:

@@ -90,6 +90,7 @@ BAD: dict[str, tuple[bytes, int, str, str]] = {
 }
 
 
+@pytest.mark.main_path
 async def test_a_good_archive_is_stored_and_becomes_a_job(
     live: Live, upload: Upload, zip_of: Any, members: Any, left_behind: LeftBehind
 ) -> None:
@@ -249,6 +250,7 @@ async def test_a_commit_that_fails_leaves_nothing_behind(
     assert await left_behind() == {}
 
 
+@pytest.mark.main_path
 async def test_an_upload_sent_twice_under_one_key_is_one_import(
     upload: Upload, zip_of: Any, members: Any, left_behind: LeftBehind
 ) -> None:
@@ -274,6 +276,7 @@ async def test_what_a_killed_process_has_stored_is_found_and_deleted(live: Live,
     assert await storage.size("imports/x/new.zip") == 1
 
 
+@pytest.mark.main_path
 async def test_imports_are_listed_newest_first_without_their_reports(
     live: Live, tokens: TokenFactory, upload: Upload
 ) -> None:
@@ -287,6 +290,7 @@ async def test_imports_are_listed_newest_first_without_their_reports(
     assert rest["next_cursor"] is None
 
 
+@pytest.mark.main_path
 async def test_an_import_that_did_not_change_need_not_be_sent_again(
     live: Live, tokens: TokenFactory, upload: Upload
 ) -> None:

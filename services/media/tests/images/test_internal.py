@@ -29,6 +29,7 @@ def send(live: Live, tokens: TokenFactory) -> Send:
     return send
 
 
+@pytest.mark.main_path
 async def test_an_imports_image_is_taken_once_however_often_it_is_sent(
     live: Live, send: Send, png: Callable[..., bytes]
 ) -> None:
@@ -46,6 +47,7 @@ async def test_an_imports_image_is_taken_once_however_often_it_is_sent(
     assert len({answer.json()["image_id"] for answer in [first, *different]}) == 4
 
 
+@pytest.mark.main_path
 async def test_of_equal_imports_at_once_one_wins_and_all_get_its_image(
     live: Live, send: Send, png: Callable[..., bytes]
 ) -> None:
@@ -79,6 +81,7 @@ async def test_a_streamed_body_is_counted_and_refused_like_a_public_upload(
     await nothing_is_left()
 
 
+@pytest.mark.main_path
 async def test_states_are_told_in_the_order_asked_without_what_is_anothers(
     live: Live, send: Send, resources: Resources, png: Callable[..., bytes], tokens: TokenFactory
 ) -> None:
@@ -106,6 +109,7 @@ async def test_states_are_told_in_the_order_asked_without_what_is_anothers(
     assert too_many.status_code == 422
 
 
+@pytest.mark.main_path
 async def test_an_original_comes_back_byte_by_byte_to_its_own_organizer_only(
     live: Live, send: Send, noise: Callable[[int], bytes], tokens: TokenFactory
 ) -> None:

@@ -156,6 +156,7 @@ class TestOnBothPlaces:
         assert temporary_files() == []
 
 
+@pytest.mark.main_path
 async def test_a_job_that_runs_twice_has_one_effect(
     live: Live, upload: Any, resources: Resources, png: Callable[..., bytes], tokens: TokenFactory
 ) -> None:
@@ -216,6 +217,7 @@ class OutOfReach(LocalStorage):
         raise StorageUnavailable("The place is on fire.")
 
 
+@pytest.mark.main_path
 async def test_a_storage_that_is_down_postpones_the_job_and_rejects_nothing(
     live: Live, upload: Any, resources: Resources, png: Callable[..., bytes], tokens: TokenFactory
 ) -> None:

@@ -33,6 +33,7 @@ def stored_files(live: Live) -> list[Path]:
     return [path for path in live.settings.storage_folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.main_path
 async def test_an_upload_is_stored_and_queued_and_says_where_to_look(
     live: Live,
     upload: Post,
@@ -182,6 +183,7 @@ async def test_a_form_that_is_not_as_it_should_be_is_refused_by_field(
     await nothing_is_left()
 
 
+@pytest.mark.main_path
 async def test_an_upload_that_is_sent_twice_with_one_key_makes_one_image(
     live: Live, upload: Post, png: Callable[..., bytes]
 ) -> None:
@@ -242,6 +244,7 @@ async def test_an_original_that_a_killed_process_left_is_found_and_removed_after
         assert (await session.scalars(select(FILES_IN_TRANSIT.c.key))).all() == ["originals/x/fresh"]
 
 
+@pytest.mark.main_path
 async def test_the_list_is_the_organizers_own_newest_first_in_pages(
     live: Live, upload: Post, png: Callable[..., bytes], tokens: TokenFactory
 ) -> None:
@@ -255,6 +258,7 @@ async def test_the_list_is_the_organizers_own_newest_first_in_pages(
     assert second.json()["next_cursor"] is None
 
 
+@pytest.mark.main_path
 async def test_uploads_at_once_do_not_disturb_each_other(
     live: Live, upload: Post, noise: Callable[[int], bytes]
 ) -> None:
