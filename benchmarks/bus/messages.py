@@ -10,7 +10,7 @@ import aio_pika
 import asyncpg
 
 from shared.contracts.envelope import CONTENT_TYPE, MessageEnvelope
-from shared.contracts.events import EventFacts
+from shared.contracts.events import EventState
 from shared.ids import new_id
 
 _COLUMNS = (
@@ -18,7 +18,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-class MeasuredV1(EventFacts):
+class MeasuredV1(EventState):
     """What an event's message holds."""
 
     message_type: ClassVar[str] = "bench.event.measured.v1"

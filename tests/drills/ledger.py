@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column, Identity, Table, Text, Uuid, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.contracts.envelope import Envelope
-from shared.contracts.events import EventChangedV1, EventCreatedV1, EventFacts, EventPublishedV1, EventUnpublishedV1
+from shared.contracts.events import EventChangedV1, EventCreatedV1, EventPublishedV1, EventState, EventUnpublishedV1
 from shared.database.tables import new_metadata
 from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
@@ -43,7 +43,7 @@ class Poisoned(Exception):
     """This message can't be handled, however often it is tried."""
 
 
-async def write_down(session: AsyncSession, message: EventFacts, envelope: Envelope) -> None:
+async def write_down(session: AsyncSession, message: EventState, envelope: Envelope) -> None:
     if POISON in message.name:
         raise Poisoned(message.name)
     row = {

@@ -13,7 +13,7 @@ from events.events.schemas import EventCreate, EventFactsRead, EventUpdate
 from events.models import Event
 from events.sessions.service import move_sessions
 from events.times import time_columns
-from shared.contracts.events import EventChangedV1, EventCreatedV1, EventFacts, EventPublishedV1, EventUnpublishedV1
+from shared.contracts.events import EventChangedV1, EventCreatedV1, EventPublishedV1, EventState, EventUnpublishedV1
 from shared.database.keyset import PageRequest
 from shared.http.etags import check_if_match, etag_of
 from shared.messaging import outbox
@@ -113,7 +113,7 @@ async def read_facts(session: AsyncSession, event_id: UUID, organizer: str) -> E
     return EventFactsRead.model_validate(facts(event))
 
 
-async def tell(session: AsyncSession, kind: type[EventFacts], event: Event) -> None:
+async def tell(session: AsyncSession, kind: type[EventState], event: Event) -> None:
     """Records the message of the version that the event has now."""
     await outbox.add(session, kind.model_validate(facts(event)), subject=event.id, seq=event.version)
 
@@ -140,7 +140,7 @@ async def _own_event(session: AsyncSession, organizer: str, reference: str, if_m
     return view.event
 
 
-async def _change(session: AsyncSession, event: Event, kind: type[EventFacts], changed: dict[str, Any]) -> None:
+async def _change(session: AsyncSession, event: Event, kind: type[EventState], changed: dict[str, Any]) -> None:
     now: datetime = await repository.database_clock(session)
     for name, value in {**changed, "version": event.version + 1, "updated_at": now}.items():
         setattr(event, name, value)

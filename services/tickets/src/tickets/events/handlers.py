@@ -3,12 +3,12 @@
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.contracts.envelope import Envelope
-from shared.contracts.events import EventFacts
+from shared.contracts.events import EventState
 from tickets.events import repository
 from tickets.tickets.service import move_to_zone
 
 
-async def on_event(session: AsyncSession, message: EventFacts, envelope: Envelope) -> None:
+async def on_event(session: AsyncSession, message: EventState, envelope: Envelope) -> None:
     """Copy the facts, which each message holds whole.
 
     A new zone moves the sales windows in the same transaction, so that nobody sees the one without the other.

@@ -6,13 +6,13 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.contracts.events import EventFacts
+from shared.contracts.events import EventState
 from tickets.models import EventCopy
 
 _TAKEN_OVER = ("organizer", "identifier", "name", "timezone", "starts_at", "ends_at", "state")
 
 
-async def insert_copy(session: AsyncSession, facts: EventFacts, *, seq: int) -> bool:
+async def insert_copy(session: AsyncSession, facts: EventState, *, seq: int) -> bool:
     """True when the event was not known before."""
     values = {name: getattr(facts, name) for name in _TAKEN_OVER}
     inserted = await session.execute(
@@ -35,7 +35,7 @@ async def lock_copy(session: AsyncSession, event_id: UUID) -> EventCopy:
     return found.one()
 
 
-def take_over(copy: EventCopy, facts: EventFacts, *, seq: int) -> None:
+def take_over(copy: EventCopy, facts: EventState, *, seq: int) -> None:
     for name in _TAKEN_OVER:
         setattr(copy, name, getattr(facts, name))
     copy.seq = seq
