@@ -6,7 +6,8 @@ import pytest
 from deploy.k8s.manifests import OVERLAYS
 from deploy.k8s.tests.reading import DEPLOYMENTS, Workload, by_name, of_kind, workloads
 from deploy.local.cluster import SERVICES
-from exports.imports.service import JOB_QUEUE
+from exports import jobs
+from exports.settings import ExportsSettings
 from media.images.service import job_queue
 from media.settings import MediaSettings
 from shared.jobs.worker import JOB_TIME_LIMIT_MS
@@ -26,7 +27,7 @@ def target_of(scaler: dict[str, Any]) -> str:
 
 def queues() -> dict[str, str]:
     """Queue by Deployment, from the code: a messenger consumes only where there are subscriptions."""
-    found = {"exports-worker": JOB_QUEUE, "media-worker": job_queue(MediaSettings())}
+    found = {"exports-worker": jobs.job_queue(ExportsSettings()), "media-worker": job_queue(MediaSettings())}
     for service in SERVICES:
         if importlib.import_module(f"{service}.messenger").SUBSCRIPTIONS:
             found[f"{service}-messenger"] = queue_name(service)

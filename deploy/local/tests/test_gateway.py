@@ -16,7 +16,7 @@ from deploy.local.cluster import SERVICES
 from deploy.local.ports import free_port
 from deploy.local.process import start, stop, wait_ready
 from deploy.local.running import ROOT
-from exports.progress import STREAM_SECONDS
+from exports.progress.service import STREAM_SECONDS
 from exports.settings import ExportsSettings
 from shared.settings import Settings
 

@@ -358,6 +358,9 @@ async def test_other_services_ask_for_the_facts_of_an_event(
     path = f"/internal/events/{event['id']}"
     service = tokens.service("tickets")
     facts = await client.get(path, params={"organizer": "acme"}, headers=service)
+    by_identifier = f"/internal/events/{event['identifier']}"
+    again = await client.get(by_identifier, params={"organizer": "acme"}, headers=service)
+    assert again.json() == facts.json()
     assert facts.json() == {
         "event_id": event["id"],
         "identifier": event["identifier"],

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from exports.api import create_app
-from exports.clients.calls import Neighbours, open_neighbours
+from exports.clients.calls import PeerServices, open_peers
 from exports.resources import Resources
 from exports.settings import ExportsSettings
 from shared.http.problems import MEDIA_TYPE
@@ -76,7 +76,7 @@ class StandIn:
         routes = [
             Route("/internal/programmes", self._store_programme, methods=["POST"]),
             Route("/internal/programmes/{event_id}", self._read_programme),
-            Route("/internal/events/{event_id}", self._read_event),
+            Route("/internal/events/{event_ref}", self._read_event),
             Route("/internal/events/{event_id}/tickets", self._read_tickets),
             Route("/internal/images", self._take_image, methods=["POST"]),
             Route("/internal/images/states", self._read_states, methods=["POST"]),
@@ -151,8 +151,10 @@ class StandIn:
     async def _read_event(self, request: Request) -> Response:
         if refusal := await self._before(request):
             return refusal
-        event_id = self._own(request)
-        if event_id is None:
+        reference = request.path_params["event_ref"]
+        known = {identifier(event_id): event_id for event_id in self.owners} | {str(i): i for i in self.owners}
+        event_id = known.get(reference)
+        if event_id is None or self.owners[event_id] != request.query_params["organizer"]:
             return problem(404)
         name = self.programme_of_event[event_id]["event"]["name"]
         return JSONResponse(
@@ -227,6 +229,10 @@ class StandIn:
         return Response(image.content, media_type="image/png")
 
 
+def identifier(event_id: UUID) -> str:
+    return event_id.hex[-8:]
+
+
 def problem(status: int, detail: str = "Says the other service.") -> Response:
     code = {404: "not-found", 422: "not-an-image", 413: "image-file-too-large"}.get(status, "told-elsewhere")
     return JSONResponse(problem_document(status, code, "Title", detail), status, media_type=MEDIA_TYPE)
@@ -272,23 +278,23 @@ def service(storage_place: str, tokens: TokenFactory, tmp_path: Path) -> Service
 
 
 @pytest.fixture
-async def neighbours(new_settings: Callable[..., Any], stand_in: StandIn) -> AsyncIterator[Neighbours]:
-    async with open_neighbours(new_settings(), transport=httpx.ASGITransport(app=stand_in.app)) as neighbours:
-        yield neighbours
+async def peers(new_settings: Callable[..., Any], stand_in: StandIn) -> AsyncIterator[PeerServices]:
+    async with open_peers(new_settings(), transport=httpx.ASGITransport(app=stand_in.app)) as peers:
+        yield peers
 
 
 @pytest.fixture
-async def live(live: Live, neighbours: Neighbours) -> Live:
+async def live(live: Live, peers: PeerServices) -> Live:
     """The plugin's, beside the stand-in, with its bucket or folder made."""
-    live.app.state.neighbours = neighbours
+    live.app.state.peers = peers
     await live.app.state.storage.prepare()
     return live
 
 
 @pytest.fixture
-def resources(live: Live, neighbours: Neighbours) -> Resources:
+def resources(live: Live, peers: PeerServices) -> Resources:
     """Those of a worker, beside the api of ``live``."""
-    return Resources(live.settings, live.engine, live.sessions, live.app.state.storage, neighbours)
+    return Resources(live.settings, live.engine, live.sessions, live.app.state.storage, peers)
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ async def test_no_route_shows_what_is_another_organizers(
     event_id = (await live.client.get(f"/v1/imports/{imported['id']}", headers=own)).json()["event_id"]
     export = (await live.client.post(f"/v1/events/{event_id}/exports", headers=own)).json()
     await run_export(resources, UUID(export["id"]))
-    real = {"import_id": imported["id"], "event_id": event_id, "export_id": export["id"]}
+    real = {"import_id": imported["id"], "event_ref": event_id, "export_id": export["id"]}
 
     access = {route: who for route, who in declared_access(live.app).items() if not route[1].startswith(NOT_OURS)}
     assert UNDECLARED not in access.values()

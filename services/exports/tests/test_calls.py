@@ -7,8 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from exports.clients import calls
-from exports.clients.calls import NeighbourFailed, NeighbourUnavailable, call, open_neighbours
+from exports.clients.calls import PeerFailed, PeerUnavailable, call, open_peers
 from shared.problems import Problem
 
 URL = "http://media.test/internal/images/1/original"
@@ -44,14 +43,9 @@ class Body(httpx.AsyncByteStream):
             raise httpx.ReadError("gone")
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "PAUSES", (0.0, 0.0, 0.0))
-
-
 async def made(new_settings: Any, network: Scripted, **arguments: Any) -> httpx.Response:
-    async with open_neighbours(new_settings(), transport=network) as neighbours:
-        return await call(neighbours, arguments.pop("method", "GET"), URL, **arguments)
+    async with open_peers(new_settings(), transport=network, pauses=(0.0, 0.0, 0.0)) as peers:
+        return await call(peers, arguments.pop("method", "GET"), URL, **arguments)
 
 
 async def test_a_body_that_tears_is_fetched_again_from_its_beginning(new_settings: Any) -> None:
@@ -84,13 +78,13 @@ async def test_each_call_shows_the_services_own_token(new_settings: Any, tokens:
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        ([httpx.ConnectError("refused")] * 4, NeighbourUnavailable),
-        ([httpx.Response(503)] * 4, NeighbourUnavailable),
-        ([httpx.ReadError("gone")] * 4, NeighbourFailed),
-        ([httpx.ReadTimeout("slow")], NeighbourFailed),
-        ([httpx.Response(500, text="boom")], NeighbourFailed),
-        ([httpx.Response(404, text="a proxy's page")], NeighbourFailed),
-        ([httpx.Response(403, json={})], NeighbourUnavailable),
+        ([httpx.ConnectError("refused")] * 4, PeerUnavailable),
+        ([httpx.Response(503)] * 4, PeerUnavailable),
+        ([httpx.ReadError("gone")] * 4, PeerFailed),
+        ([httpx.ReadTimeout("slow")], PeerFailed),
+        ([httpx.Response(500, text="boom")], PeerFailed),
+        ([httpx.Response(404, text="a proxy's page")], PeerFailed),
+        ([httpx.Response(403, json={})], PeerUnavailable),
     ],
 )
 async def test_what_is_given_up_tells_why(new_settings: Any, answers: list[Any], expected: type[Exception]) -> None:

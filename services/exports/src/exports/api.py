@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from exports.clients.calls import open_neighbours
+from exports.clients.calls import open_peers
 from exports.exports import router as exports
 from exports.imports import router as imports
 from exports.settings import ExportsSettings
@@ -15,19 +15,19 @@ from shared.http.server import run_api
 from shared.storage import open_storage
 
 DESCRIPTION = """\
-Whole events, in and out: import an Open Event archive of any dialect, export everything of an event as one zip.
+Import an Open Event archive of any dialect as an event, and export a whole event as one zip.
 
-Both are jobs: the answer is 202 with a `Location`. Read that again and again, or follow its `/progress` as
-server-sent events, until `state` is `done` or `failed`.
+Both are jobs: the answer is 202 with a `Location`. Poll it, or follow its `/progress` as server-sent events, until
+`state` is `done` or `failed`.
 """
 
 
 def create_app(settings: ExportsSettings) -> FastAPI:
     @asynccontextmanager
-    async def with_storage_and_neighbours(app: FastAPI) -> AsyncIterator[None]:
-        async with open_storage(settings) as storage, open_neighbours(settings) as neighbours:
+    async def with_storage_and_peers(app: FastAPI) -> AsyncIterator[None]:
+        async with open_storage(settings) as storage, open_peers(settings) as peers:
             app.state.storage = storage
-            app.state.neighbours = neighbours
+            app.state.peers = peers
             app.state.reading = asyncio.Lock()
             app.state.checks["storage"] = storage.check
             yield
@@ -37,7 +37,7 @@ def create_app(settings: ExportsSettings) -> FastAPI:
         routers=[imports.router, exports.files, exports.router],
         title="Rostrum exports",
         description=DESCRIPTION,
-        resources=with_storage_and_neighbours,
+        resources=with_storage_and_peers,
     )
 
 

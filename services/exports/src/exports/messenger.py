@@ -1,11 +1,12 @@
-"""Role 2: sends what the outbox holds and does the regular chores. The service reacts to no messages."""
+"""Role 2: publish the outbox and run the periodic tasks. The service subscribes to no messages."""
 
 import time
 from functools import partial
 from typing import Any
 
-from exports.exports.service import RUN_EXPORT, discard_files
-from exports.imports.service import JOB_QUEUE, RUN_IMPORT, discard_archives
+from exports.exports.cleanup import delete_files
+from exports.imports.cleanup import delete_archives
+from exports.jobs import RUN_EXPORT, RUN_IMPORT, job_queue
 from exports.models import Export, Import
 from exports.settings import ExportsSettings
 from shared.database.engine import Sessions
@@ -26,7 +27,7 @@ async def forget_keys(sessions: Sessions) -> None:
 
 
 def sweep_partial_uploads(settings: ExportsSettings) -> Chore:
-    """Once an hour: with S3 each look is a request that costs money."""
+    """Return a task that works once an hour, since with S3 each look is a request that costs money."""
     swept_at = -PARTIAL_SWEEP_SECONDS
 
     async def chore(_: Sessions) -> None:
@@ -42,10 +43,10 @@ def sweep_partial_uploads(settings: ExportsSettings) -> Chore:
 
 def chores(settings: ExportsSettings) -> list[Chore]:
     return [
-        partial(sweep, model=Import, actor=RUN_IMPORT, queue=JOB_QUEUE),
-        partial(sweep, model=Export, actor=RUN_EXPORT, queue=JOB_QUEUE),
-        partial(discard_archives, settings=settings),
-        partial(discard_files, settings=settings),
+        partial(sweep, model=Import, actor=RUN_IMPORT, queue=job_queue(settings)),
+        partial(sweep, model=Export, actor=RUN_EXPORT, queue=job_queue(settings)),
+        partial(delete_archives, settings=settings),
+        partial(delete_files, settings=settings),
         partial(discard_forgotten, settings=settings),
         forget_keys,
         sweep_partial_uploads(settings),

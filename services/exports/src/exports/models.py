@@ -1,4 +1,4 @@
-"""Tables of the service. The schema is the role's search path, so names stand without it."""
+"""Tables of the service. Names have no schema: it is the role's search path."""
 
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from shared.jobs.rows import JobColumns
 from shared.messaging.tables import messaging_tables
 from shared.storage.transit import transit_table
 
-# What the sweep looks through every few seconds: not all jobs that there ever were.
+# Keeps the periodic requeue from reading jobs that have ended.
 _UNFINISHED = text("state IN ('queued', 'running')")
 
 
@@ -29,7 +29,7 @@ transit_table(Base.metadata)
 
 
 class Import(Base, JobColumns):
-    """An uploaded archive, and the job that makes an event of it. ``archive_key`` is empty once it is deleted."""
+    """An uploaded archive, and the job that imports it. ``archive_key`` is null once the archive is deleted."""
 
     __tablename__ = "imports"
 
@@ -54,7 +54,7 @@ class Import(Base, JobColumns):
 
 
 class Export(Base, JobColumns):
-    """A requested archive of an event, and the job that writes it. ``file_key`` is empty once it is deleted."""
+    """An event's requested archive, and the job that writes it. ``file_key`` is null once the file is deleted."""
 
     __tablename__ = "exports"
 

@@ -1,4 +1,4 @@
-"""What a worker process works with."""
+"""What the tasks of a worker process use."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exports.clients.calls import Neighbours, open_neighbours
+from exports.clients.calls import PeerServices, open_peers
 from exports.settings import ExportsSettings
 from shared.database.engine import Sessions
 from shared.jobs.worker import open_database
@@ -16,14 +16,18 @@ from shared.storage import Storage, open_storage
 
 @dataclass(frozen=True)
 class Resources:
-    """``reading`` lets one archive at a time take the memory that reading takes."""
+    """``reading`` is held while an archive is read, so that one at a time uses the memory that this takes.
+
+    ``conversion_patience``: seconds without progress after which an import stops waiting for its images.
+    """
 
     settings: ExportsSettings
     engine: AsyncEngine
     sessions: Sessions
     storage: Storage
-    neighbours: Neighbours
+    peers: PeerServices
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    conversion_patience: float = 180.0
 
 
 @asynccontextmanager
@@ -31,6 +35,6 @@ async def open_resources(settings: ExportsSettings) -> AsyncIterator[Resources]:
     async with (
         open_database(settings) as (engine, sessions),
         open_storage(settings) as storage,
-        open_neighbours(settings) as neighbours,
+        open_peers(settings) as peers,
     ):
-        yield Resources(settings, engine, sessions, storage, neighbours)
+        yield Resources(settings, engine, sessions, storage, peers)

@@ -4,7 +4,7 @@ from shared.settings import MEBIBYTE, Settings, StorageSettings
 
 
 class ExportsSettings(StorageSettings, Settings):
-    """Addresses of the services that hold what is exported; sizes are bytes, times are seconds."""
+    """Sizes are bytes, times are seconds."""
 
     service: str = "exports"
     events_url: str = "http://127.0.0.1:8001"
@@ -13,7 +13,7 @@ class ExportsSettings(StorageSettings, Settings):
     max_archive_size: int = 256 * MEBIBYTE
     max_image_size: int = Field(
         default=10 * MEBIBYTE,
-        description="The media service's own limit, so that a picture above it is told of without being sent.",
+        description="The limit of the media service: larger images are reported without being sent.",
     )
     download_link_lifetime: int = 15 * 60
     export_lifetime: int = 7 * 24 * 3600

@@ -1,14 +1,13 @@
-"""Role 3: runs imports and exports."""
+"""Role 3: run imports and exports."""
 
 import sys
 from functools import partial
 
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
-from exports.exports.service import RUN_EXPORT
 from exports.exports.tasks import run_export
-from exports.imports.service import JOB_QUEUE, RUN_IMPORT
 from exports.imports.tasks import run_import
+from exports.jobs import RUN_EXPORT, RUN_IMPORT, job_queue
 from exports.resources import open_resources
 from exports.settings import ExportsSettings
 from shared.jobs.worker import new_worker_broker, run_worker
@@ -22,7 +21,7 @@ def create_broker() -> RabbitmqBroker:
         settings,
         partial(open_resources, settings),
         {RUN_IMPORT: run_import, RUN_EXPORT: run_export},
-        queue=JOB_QUEUE,
+        queue=job_queue(settings),
     )
 
 

@@ -20,11 +20,12 @@ from sqlalchemy import func, select, update
 
 from exports.archive.reader import read_archive
 from exports.archive.writer import check_archive
-from exports.exports.service import discard_files
+from exports.exports.cleanup import delete_files
 from exports.exports.tasks import run_export
 from exports.imports.tasks import run_import
 from exports.models import Export
 from exports.resources import Resources
+from services.exports.tests.conftest import identifier
 from shared.ids import new_id
 from shared.messaging.tables import OUTBOX
 from shared.storage import links
@@ -103,6 +104,26 @@ async def test_a_request_becomes_a_job_with_a_place_to_follow(
     async with live.sessions() as session:
         hint = (await session.execute(select(OUTBOX))).one()
     assert (hint.type, hint.payload["queue"]) == ("exports.run_export", "exports.jobs")
+
+
+async def test_the_short_identifier_of_an_event_stands_for_its_id(
+    live: Live, tokens: TokenFactory, event_id: UUID
+) -> None:
+    path = f"/v1/events/{identifier(event_id)}/exports"
+    export = await live.client.post(path, headers=tokens.organizer())
+    assert (export.status_code, export.json()["event_id"]) == (202, str(event_id))
+    for reference in (identifier(event_id), event_id):
+        listed = await live.client.get(f"/v1/events/{reference}/exports", headers=tokens.organizer())
+        assert [item["id"] for item in listed.json()["items"]] == [export.json()["id"]]
+
+
+@pytest.mark.parametrize("reference", ["zzzzzzzz", "..", "%2e%2e", "a b", "x" * 37, "%00"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_reference_to_no_event_is_not_found(
+    live: Live, tokens: TokenFactory, method: str, reference: str
+) -> None:
+    answer = await live.client.request(method, f"/v1/events/{reference}/exports", headers=tokens.organizer())
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
 
 
 @pytest.mark.main_path
@@ -359,11 +380,11 @@ async def test_the_file_of_an_export_is_deleted_when_its_time_is_over(
     live: Live, tokens: TokenFactory, done: UUID, read: Any, left_behind: LeftBehind
 ) -> None:
     link = (await read(done))["download_url"]
-    await discard_files(live.sessions, settings=live.settings)
+    await delete_files(live.sessions, settings=live.settings)
     assert (await download(live, link)).status_code == 200
     await change(live, done, expires_at=func.clock_timestamp())
-    await discard_files(live.sessions, settings=live.settings)
-    await discard_files(live.sessions, settings=live.settings)
+    await delete_files(live.sessions, settings=live.settings)
+    await delete_files(live.sessions, settings=live.settings)
     assert "stored files" not in await left_behind()
     export = await read(done)
     assert (export["state"], export["expired"], export["download_url"]) == ("done", True, None)
@@ -377,7 +398,7 @@ async def test_the_file_of_an_export_that_failed_late_is_deleted_too(
     live: Live, done: UUID, left_behind: LeftBehind
 ) -> None:
     await change(live, done, state="failed", expires_at=None)
-    await discard_files(live.sessions, settings=live.settings)
+    await delete_files(live.sessions, settings=live.settings)
     assert "stored files" not in await left_behind()
 
 

@@ -1,7 +1,8 @@
-"""The job of an import: what the neighbours are asked, once, whatever happens between."""
+"""The job of an import: what the peers are asked, once, whatever happens between."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -9,9 +10,8 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from exports.clients.calls import open_neighbours
-from exports.imports import tasks
-from exports.imports.service import discard_archives
+from exports.clients.calls import open_peers
+from exports.imports.cleanup import delete_archives
 from exports.imports.tasks import run_import
 from exports.models import Import
 from exports.resources import Resources
@@ -53,7 +53,7 @@ async def test_an_import_makes_an_event_with_its_pictures(
     assert job["event_id"] == str(stand_in.event_of_import[str(import_id)])
     assert job["event_identifier"] == "k3x9q0ab"
     assert (job["counts"]["sessions"], job["counts"]["speakers"], job["counts"]["images"]) == (1, 2, 3)
-    assert (job["step"], job["done"], job["total"]) == ("converting pictures", 3, 3)
+    assert (job["step"], job["done"], job["total"]) == ("converting images", 3, 3)
 
     images = {image.name: image for image in stand_in.images.values()}
     assert {name: image.kind for name, image in images.items()} == {
@@ -82,11 +82,11 @@ async def test_an_import_makes_an_event_with_its_pictures(
 async def test_the_archive_is_deleted_when_the_import_is_done(
     live: Live, resources: Resources, import_id: UUID, left_behind: LeftBehind
 ) -> None:
-    await discard_archives(live.sessions, settings=live.settings)
+    await delete_archives(live.sessions, settings=live.settings)
     assert (await left_behind())["stored files"] == 1, "not before it is done"
     await run_import(resources, import_id)
-    await discard_archives(live.sessions, settings=live.settings)
-    await discard_archives(live.sessions, settings=live.settings)
+    await delete_archives(live.sessions, settings=live.settings)
+    await delete_archives(live.sessions, settings=live.settings)
     assert "stored files" not in await left_behind()
 
 
@@ -121,11 +121,10 @@ async def test_pictures_that_can_not_be_converted_are_told_and_keep_their_place(
 
 
 async def test_an_import_ends_although_pictures_are_still_converted(
-    resources: Resources, stand_in: Any, import_id: UUID, read: Any, monkeypatch: pytest.MonkeyPatch
+    resources: Resources, stand_in: Any, import_id: UUID, read: Any
 ) -> None:
-    monkeypatch.setattr(tasks, "CONVERSION_PATIENCE", 0.0)
     stand_in.states_of_images = {"images/logo.png": "processing"}
-    await run_import(resources, import_id)
+    await run_import(replace(resources, conversion_patience=0.0), import_id)
     job = await read(import_id)
     assert (job["state"], job["done"], job["total"]) == ("done", 2, 3)
     assert "still being converted" in job["repairs"][-1]["message"]
@@ -200,11 +199,11 @@ async def test_a_refusal_of_events_fails_the_import_with_the_same_words(
     assert (job["state"], job["event_id"]) == ("failed", None)
     assert (job["error"]["status"], job["error"]["code"]) == (422, "not-an-image")
     assert job["error"]["detail"] == "Says the other service."
-    await discard_archives(live.sessions, settings=live.settings)
+    await delete_archives(live.sessions, settings=live.settings)
     assert "stored files" not in await left_behind()
 
 
-async def test_a_neighbour_that_is_busy_for_a_moment_is_asked_again(
+async def test_a_peer_that_is_busy_for_a_moment_is_asked_again(
     resources: Resources, stand_in: Any, import_id: UUID, read: Any
 ) -> None:
     stand_in.failures_left["/internal/programmes"] = 2
@@ -219,10 +218,10 @@ class Unreachable(httpx.AsyncBaseTransport):
         raise httpx.ConnectError("refused", request=request)
 
 
-async def test_an_import_waits_while_a_neighbour_is_down_and_its_attempt_does_not_count(
+async def test_an_import_waits_while_a_peer_is_down_and_its_attempt_does_not_count(
     live: Live, resources: Resources, import_id: UUID, read: Any
 ) -> None:
-    async with open_neighbours(live.settings, transport=Unreachable()) as nobody:
+    async with open_peers(live.settings, transport=Unreachable()) as nobody:
         alone = Resources(live.settings, live.engine, live.sessions, resources.storage, nobody)
         await run_import(alone, import_id)
     job = await read(import_id)
@@ -232,7 +231,7 @@ async def test_an_import_waits_while_a_neighbour_is_down_and_its_attempt_does_no
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_neighbour_that_does_not_know_us_is_no_verdict_on_the_import(
+async def test_a_peer_that_does_not_know_us_is_no_verdict_on_the_import(
     resources: Resources, stand_in: Any, import_id: UUID, read: Any, status: int
 ) -> None:
     stand_in.problems["/internal/programmes"] = status
@@ -240,7 +239,7 @@ async def test_a_neighbour_that_does_not_know_us_is_no_verdict_on_the_import(
     assert (await read(import_id))["state"] == "queued"
 
 
-async def test_a_neighbour_that_fails_is_tried_again_by_the_sweep(
+async def test_a_peer_that_fails_is_tried_again_by_the_sweep(
     live: Live, resources: Resources, stand_in: Any, import_id: UUID, read: Any
 ) -> None:
     stand_in.problems["/internal/programmes"] = 500

@@ -299,7 +299,7 @@ async def test_an_import_that_did_not_change_need_not_be_sent_again(
     tag = job.headers["etag"]
     same = await live.client.get(path, headers=tokens.organizer() | {"If-None-Match": tag})
     assert (same.status_code, same.content) == (304, b"")
-    await set_progress(live, job.json()["id"], state="running", step="uploading pictures", done=1, total=9)
+    await set_progress(live, job.json()["id"], state="running", step="uploading images", done=1, total=9)
     changed = await live.client.get(path, headers=tokens.organizer() | {"If-None-Match": tag})
     assert changed.status_code == 200
     assert changed.headers["etag"] != tag
@@ -365,9 +365,9 @@ async def test_a_follower_sees_each_change_and_the_end(live: Live, tokens: Token
     import_id = (await upload(with_event())).json()["id"]
     follower = Follower(live, f"/v1/imports/{import_id}/progress", tokens.organizer())
     assert (await follower.next())["state"] == "queued"
-    await set_progress(live, import_id, state="running", step="uploading pictures", done=1, total=9)
+    await set_progress(live, import_id, state="running", step="uploading images", done=1, total=9)
     seen = await follower.next()
-    assert (seen["state"], seen["step"], seen["done"], seen["total"]) == ("running", "uploading pictures", 1, 9)
+    assert (seen["state"], seen["step"], seen["done"], seen["total"]) == ("running", "uploading images", 1, 9)
     await set_progress(live, import_id, done=9)
     assert (await follower.next())["done"] == 9
     await set_progress(live, import_id, state="done")

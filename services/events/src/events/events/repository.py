@@ -81,8 +81,8 @@ async def find_head(session: AsyncSession, reference: str, reader: str | None) -
     return None if row is None else EventHead(*row)
 
 
-async def find_own(session: AsyncSession, event_id: UUID, organizer: str) -> Event | None:
-    return await session.scalar(select(Event).where(Event.id == event_id, Event.organizer == organizer))
+async def find_own(session: AsyncSession, reference: str, organizer: str) -> Event | None:
+    return await session.scalar(select(Event).where(referred_to(reference), Event.organizer == organizer))
 
 
 async def lock_own(session: AsyncSession, reference: str, organizer: str) -> EventView | None:

@@ -1,7 +1,6 @@
 """HTTP of events."""
 
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
@@ -118,6 +117,8 @@ async def unpublish_event(
     return event_read(view, public_url)
 
 
-@internal.get("/events/{event_id}", summary="Read what other services need of an event")
-async def read_facts(event_id: UUID, organizer: Annotated[Line, Query()], session: SessionDep) -> EventFactsRead:
-    return await service.read_facts(session, event_id, organizer)
+@internal.get("/events/{event_ref}", summary="Read what other services need of an event")
+async def read_facts(
+    event_ref: EventReference, organizer: Annotated[Line, Query()], session: SessionDep
+) -> EventFactsRead:
+    return await service.read_facts(session, event_ref, organizer)

@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -105,9 +104,9 @@ async def unpublish_event(
     return await repository.view_of(session, event)
 
 
-async def read_facts(session: AsyncSession, event_id: UUID, organizer: str) -> EventFactsRead:
+async def read_facts(session: AsyncSession, reference: str, organizer: str) -> EventFactsRead:
     """For other services. Raises ``NotFound`` when it is not this organizer's."""
-    event = await repository.find_own(session, event_id, organizer)
+    event = await repository.find_own(session, reference, organizer)
     if event is None:
         raise event_not_found()
     return EventFactsRead.model_validate(facts(event))

@@ -56,7 +56,7 @@ async def import_programme(session: AsyncSession, body: ProgrammeImport) -> tupl
 
 async def export_programme(session: AsyncSession, event_id: UUID, organizer: str) -> Programme:
     """Raises ``NotFound`` when it is not this organizer's."""
-    event = await events.find_own(session, event_id, organizer)
+    event = await events.find_own(session, str(event_id), organizer)
     if event is None:
         raise event_not_found()
     lists = await repository.all_rows(session, event.id)

@@ -1,6 +1,6 @@
-"""Calls to the other services: one client, this service's own token, retries, their refusals passed on.
+"""Calls to the peer services: one client, this service's own token, retries, and their refusals passed on.
 
-Every call that is made here may be repeated: it reads, or names the import that it belongs to.
+Every call made here may be repeated: it reads, or it names the import that it belongs to.
 """
 
 import asyncio
@@ -9,11 +9,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import IO
+from typing import IO, TypeVar
 
 import httpx
 from opentelemetry.trace import SpanKind
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from exports.settings import ExportsSettings
 from shared.auth.outgoing import ServiceTokenAuth
@@ -31,33 +31,41 @@ PAUSES = (0.2, 0.5, 1.0)
 CHUNK = 256 << 10
 
 Content = bytes | Callable[[], AsyncIterable[bytes]]
+Body = TypeVar("Body", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """The services that hold what is imported and exported."""
+class PeerServices:
+    """The services that hold what is imported and exported. ``pauses`` are the seconds before each retry."""
 
     http: httpx.AsyncClient
     events_url: str
     tickets_url: str
     media_url: str
+    pauses: tuple[float, ...] = PAUSES
 
 
-class NeighbourUnavailable(Unavailable):
-    """It can't be reached, says "not now", or does not know us: nothing is wrong with what was asked."""
+class PeerUnavailable(Unavailable):
+    """The peer cannot be reached, answers "not now", or refuses our token: the request itself is not at fault."""
 
     code = "service-unavailable"
 
 
-class NeighbourFailed(Exception):
-    """It answered with an error of its own, or broke off. Trying again may help, and may not."""
+class PeerFailed(Exception):
+    """The peer answered with an error of its own or with a body that this release cannot read, or broke off.
+
+    A repetition may help or not.
+    """
 
 
 @asynccontextmanager
-async def open_neighbours(
-    settings: ExportsSettings, *, transport: httpx.AsyncBaseTransport | None = None
-) -> AsyncIterator[Neighbours]:
-    """Once per process. ``transport`` replaces the network, for tests."""
+async def open_peers(
+    settings: ExportsSettings,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    pauses: tuple[float, ...] = PAUSES,
+) -> AsyncIterator[PeerServices]:
+    """Open once per process. ``transport`` replaces the network, for tests."""
     async with httpx.AsyncClient(
         auth=ServiceTokenAuth(settings.service_token_file),
         timeout=httpx.Timeout(TIMEOUT, connect=CONNECT_TIMEOUT),
@@ -65,11 +73,11 @@ async def open_neighbours(
         trust_env=False,
         transport=transport,
     ) as http:
-        yield Neighbours(http, settings.events_url, settings.tickets_url, settings.media_url)
+        yield PeerServices(http, settings.events_url, settings.tickets_url, settings.media_url, pauses)
 
 
 async def call(
-    neighbours: Neighbours,
+    peers: PeerServices,
     method: str,
     url: str,
     *,
@@ -79,38 +87,51 @@ async def call(
     into: IO[bytes] | None = None,
     timeout: float = TIMEOUT,  # noqa: ASYNC109 - of httpx, for each read and write
 ) -> httpx.Response:
-    """The answer, when it is a good one. ``into`` takes its body in place of the response, whole or not at all.
+    """Return a successful answer. ``into`` receives its body in place of the response, whole or not at all.
 
-    Raises the other service's refusal as a ``Problem`` of the same status, code and detail,
-    ``NeighbourUnavailable`` when it can't be reached or answers 503 for some seconds, ``NeighbourFailed`` when it
-    fails.
+    Raises the peer's refusal as a ``Problem`` of the same status, code and detail, ``PeerUnavailable`` when it
+    cannot be reached or keeps answering 503, and ``PeerFailed`` when it fails.
     """
     failure: Exception
-    for pause in (*PAUSES, None):
+    for pause in (*peers.pauses, None):
         try:
             with span(method, SpanKind.CLIENT, {"http.request.method": method, "url.full": url}):
-                response = await _attempt(neighbours, method, url, params, content, content_type, into, timeout)
+                response = await _attempt(peers, method, url, params, content, content_type, into, timeout)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            failure = NeighbourUnavailable(f"{_host(url)} can't be reached. Try again.")
+            failure = PeerUnavailable(f"{_host(url)} cannot be reached. Try again.")
             failure.__cause__ = error
         except httpx.TimeoutException as error:
-            raise NeighbourFailed(f"{method} {url}: {type(error).__name__}") from error
+            raise PeerFailed(f"{method} {url}: {type(error).__name__}") from error
         except httpx.TransportError as error:
-            failure = NeighbourFailed(f"{method} {url}: {type(error).__name__} {error}")
+            failure = PeerFailed(f"{method} {url}: {type(error).__name__} {error}")
             failure.__cause__ = error
         else:
             if response.status_code != 503:
                 return _checked(response)
-            failure = NeighbourUnavailable(f"{_host(url)} can't do it now. Try again.")
+            failure = PeerUnavailable(f"{_host(url)} is unavailable at the moment. Try again.")
         if pause is None:
             raise failure
-        log.info("neighbour.tried_again", method=method, url=url, reason=str(failure))
+        log.info("peer.call_retried", method=method, url=url, reason=str(failure))
         await asyncio.sleep(pause * random.uniform(0.7, 1.3))
     raise AssertionError("unreachable")
 
 
+def parsed(body: type[Body], response: httpx.Response) -> Body:
+    """Return the answer's body. Raises ``PeerFailed`` when this release cannot read it without losing a part."""
+    try:
+        return body.model_validate_json(response.content)
+    except ValidationError as error:
+        request = response.request
+        raise PeerFailed(f"{request.method} {request.url}: {_first_errors(error)}") from error
+
+
+def _first_errors(error: ValidationError) -> str:
+    lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False)[:3]]
+    return "; ".join(lines)
+
+
 async def _attempt(
-    neighbours: Neighbours,
+    peers: PeerServices,
     method: str,
     url: str,
     params: Mapping[str, str] | None,
@@ -122,7 +143,7 @@ async def _attempt(
     headers = {"Content-Type": content_type} if content is not None else {}
     if traceparent := current_traceparent():
         headers["traceparent"] = traceparent
-    request = neighbours.http.build_request(
+    request = peers.http.build_request(
         method,
         url,
         params=params,
@@ -130,7 +151,7 @@ async def _attempt(
         headers=headers,
         timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
     )
-    response = await neighbours.http.send(request, stream=True)
+    response = await peers.http.send(request, stream=True)
     try:
         if into is None or response.is_error:
             await response.aread()
@@ -148,7 +169,7 @@ async def _save(response: httpx.Response, file: IO[bytes]) -> None:
         size += await in_thread(partial(file.write, chunk))
     declared = response.headers.get("content-length")
     if declared is not None and int(declared) != size:
-        raise httpx.RemoteProtocolError(f"{size} bytes came of {declared}")
+        raise httpx.RemoteProtocolError(f"received {size} of {declared} bytes")
 
 
 def _empty(file: IO[bytes]) -> None:
@@ -161,16 +182,16 @@ def _checked(response: httpx.Response) -> httpx.Response:
         return response
     url = str(response.request.url)
     if response.status_code in (401, 403):
-        log.error("neighbour.refuses_us", url=url, status=response.status_code, answer=response.text[:500])
-        raise NeighbourUnavailable(f"{_host(url)} does not accept this service's own token at the moment.")
+        log.error("peer.token_refused", url=url, status=response.status_code, answer=response.text[:500])
+        raise PeerUnavailable(f"{_host(url)} does not accept this service's own token at the moment. Try again.")
     try:
         document = ProblemDocument.model_validate_json(response.content)
     except ValidationError:
         document = None
     if document is None or response.status_code >= 500:
-        raise NeighbourFailed(f"{response.request.method} {url}: {response.status_code} {response.text[:200]}")
+        raise PeerFailed(f"{response.request.method} {url}: {response.status_code} {response.text[:200]}")
     refusal: type[Problem] = type(
-        "NeighbourRefused",
+        "PeerRefused",
         (Problem,),
         {"status": response.status_code, "code": document.code, "title": document.title},
     )

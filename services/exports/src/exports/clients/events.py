@@ -1,15 +1,20 @@
-"""The events service, as this one needs it."""
+"""Calls to the events service."""
 
 import asyncio
+import re
 from uuid import UUID
 
 from pydantic import BaseModel
 
 from exports.archive.reader import Repair
-from exports.clients.calls import Neighbours, call
+from exports.clients.calls import PeerServices, call
 from shared.contracts.programme import Programme
+from shared.problems import NotFound
 
 LOOK_UP_TIMEOUT = 10.0
+
+# It becomes a part of a path; the events service decides on the rest.
+_MAY_BE_REFERENCE = re.compile(r"[0-9A-Za-z-]{1,36}")
 
 
 class EventFacts(BaseModel):
@@ -31,12 +36,14 @@ class _ProgrammeImport(BaseModel):
     programme: Programme
 
 
-async def find_event(neighbours: Neighbours, event_id: UUID, organizer: str) -> EventFacts:
-    """Raises the 404 of events when it is not this organizer's."""
+async def find_event(peers: PeerServices, reference: str, organizer: str) -> EventFacts:
+    """Return the organizer's event with this id or identifier. Raises the 404 of the events service."""
+    if not _MAY_BE_REFERENCE.fullmatch(reference):
+        raise NotFound("Event not found. Use the event's id or its identifier.")
     response = await call(
-        neighbours,
+        peers,
         "GET",
-        f"{neighbours.events_url}/internal/events/{event_id}",
+        f"{peers.events_url}/internal/events/{reference}",
         params={"organizer": organizer},
         timeout=LOOK_UP_TIMEOUT,
     )
@@ -44,20 +51,20 @@ async def find_event(neighbours: Neighbours, event_id: UUID, organizer: str) -> 
 
 
 async def store_programme(
-    neighbours: Neighbours, import_id: UUID, organizer: str, programme: Programme
+    peers: PeerServices, import_id: UUID, organizer: str, programme: Programme
 ) -> StoredProgramme:
-    """Makes the event; the same ``import_id`` again gives the same event."""
+    """Create the event, once per ``import_id``."""
     body = _ProgrammeImport(import_id=import_id, organizer=organizer, programme=programme)
     content = await asyncio.to_thread(lambda: body.model_dump_json().encode())
-    response = await call(neighbours, "POST", f"{neighbours.events_url}/internal/programmes", content=content)
+    response = await call(peers, "POST", f"{peers.events_url}/internal/programmes", content=content)
     return StoredProgramme.model_validate_json(response.content)
 
 
-async def read_programme(neighbours: Neighbours, event_id: UUID, organizer: str) -> Programme:
+async def read_programme(peers: PeerServices, event_id: UUID, organizer: str) -> Programme:
     response = await call(
-        neighbours,
+        peers,
         "GET",
-        f"{neighbours.events_url}/internal/programmes/{event_id}",
+        f"{peers.events_url}/internal/programmes/{event_id}",
         params={"organizer": organizer},
     )
     return await asyncio.to_thread(Programme.model_validate_json, response.content)

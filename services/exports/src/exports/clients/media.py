@@ -1,4 +1,4 @@
-"""The media service, as this one needs it."""
+"""Calls to the media service."""
 
 from collections.abc import AsyncIterable, Callable, Sequence
 from typing import IO, Literal
@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from exports.clients.calls import Neighbours, call
+from exports.clients.calls import PeerServices, call
 
 STATES_AT_ONCE = 500
 
@@ -30,7 +30,7 @@ class _UploadedImage(BaseModel):
 
 
 async def upload_image(
-    neighbours: Neighbours,
+    peers: PeerServices,
     *,
     organizer: str,
     import_id: UUID,
@@ -38,11 +38,11 @@ async def upload_image(
     kind: ImageKind,
     chunks: Callable[[], AsyncIterable[bytes]],
 ) -> UUID:
-    """The image's id; the same organizer, import and name again give the same image. Raises media's refusal."""
+    """Upload an image, once per organizer, import and name; return its id. Raises media's refusal."""
     response = await call(
-        neighbours,
+        peers,
         "POST",
-        f"{neighbours.media_url}/internal/images",
+        f"{peers.media_url}/internal/images",
         params={"organizer": organizer, "import_id": str(import_id), "name": name, "kind": kind},
         content=chunks,
         content_type="application/octet-stream",
@@ -50,16 +50,16 @@ async def upload_image(
     return _UploadedImage.model_validate_json(response.content).image_id
 
 
-async def image_states(neighbours: Neighbours, organizer: str, image_ids: Sequence[UUID]) -> dict[UUID, ImageState]:
-    """Without those that media does not know as this organizer's."""
+async def image_states(peers: PeerServices, organizer: str, image_ids: Sequence[UUID]) -> dict[UUID, ImageState]:
+    """Return the images by id, without those that are not this organizer's."""
     states: dict[UUID, ImageState] = {}
     for start in range(0, len(image_ids), STATES_AT_ONCE):
         asked = [str(image_id) for image_id in image_ids[start : start + STATES_AT_ONCE]]
         query = _StatesQuery(organizer=organizer, image_ids=asked)
         response = await call(
-            neighbours,
+            peers,
             "POST",
-            f"{neighbours.media_url}/internal/images/states",
+            f"{peers.media_url}/internal/images/states",
             content=query.model_dump_json().encode(),
         )
         answer = _ImageStates.model_validate_json(response.content)
@@ -67,12 +67,12 @@ async def image_states(neighbours: Neighbours, organizer: str, image_ids: Sequen
     return states
 
 
-async def fetch_original(neighbours: Neighbours, organizer: str, image_id: UUID, file: IO[bytes]) -> None:
-    """Puts what was uploaded into the file, whole. Raises media's 404 when there is no such image."""
+async def fetch_original(peers: PeerServices, organizer: str, image_id: UUID, file: IO[bytes]) -> None:
+    """Write the original, whole, to the file. Raises the 404 of the media service when there is no such image."""
     await call(
-        neighbours,
+        peers,
         "GET",
-        f"{neighbours.media_url}/internal/images/{image_id}/original",
+        f"{peers.media_url}/internal/images/{image_id}/original",
         params={"organizer": organizer},
         into=file,
     )

@@ -1,9 +1,10 @@
-"""The SQL of exports."""
+"""SQL of exports."""
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from exports.models import Export
@@ -12,6 +13,10 @@ from shared.jobs.rows import DONE, FAILED
 
 NEWEST_FIRST = Keyset(Export.id, descending=True)
 BATCH = 20
+
+
+async def get(session: AsyncSession, export_id: UUID) -> Export:
+    return await session.get_one(Export, export_id)
 
 
 async def find(session: AsyncSession, export_id: UUID, organizer: str) -> Export | None:
@@ -25,9 +30,9 @@ async def find_page(
     return NEWEST_FIRST.cut((await session.scalars(NEWEST_FIRST.apply(exports, page))).all(), page)
 
 
-async def take_over(session: AsyncSession) -> Sequence[Export]:
-    """Some exports whose time is over, or that failed, and that may still have a file; locked."""
-    over = (
+async def lock_unneeded(session: AsyncSession) -> Sequence[Export]:
+    """Lock and return at most ``BATCH`` exports that have expired or failed and may still have a file."""
+    unneeded = (
         select(Export)
         .where(
             Export.file_key.is_not(None),
@@ -40,4 +45,9 @@ async def take_over(session: AsyncSession) -> Sequence[Export]:
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
-    return (await session.scalars(over)).all()
+    return (await session.scalars(unneeded)).all()
+
+
+def expiry(lifetime: float) -> ColumnElement[datetime]:
+    """Return the instant, by the database's clock, at which a file of that lifetime in seconds expires."""
+    return func.clock_timestamp() + timedelta(seconds=lifetime)

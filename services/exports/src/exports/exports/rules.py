@@ -1,11 +1,9 @@
-"""Decisions of an export that need nothing but the job."""
+"""Decisions about an export that need no database."""
 
 from datetime import datetime
 from uuid import UUID
 
-from exports.models import Export
 from shared.contracts.programme import Programme
-from shared.jobs.rows import DONE
 from shared.storage import organizer_folder
 
 ZIP = "application/zip"
@@ -15,23 +13,19 @@ LISTS = ("sessions", "speakers", "tracks", "microlocations", "session_types", "s
 
 
 def file_key(organizer: str, export_id: UUID) -> str:
-    """The same for each attempt, so that a repeated one replaces what it had stored."""
+    """Return the same key for each attempt, so that a repeated one replaces what it has stored."""
     return f"exports/{organizer_folder(organizer)}/{export_id}.zip"
 
 
-def file_name(export: Export) -> str:
-    return f"{export.event_name[:100]} {export.created_at:%Y-%m-%d}.zip"
+def file_name(event_name: str, created_at: datetime) -> str:
+    return f"{event_name[:100]} {created_at:%Y-%m-%d}.zip"
 
 
-def is_expired(export: Export, now: datetime) -> bool:
-    return export.state == DONE and (export.expires_at is None or export.expires_at <= now)
-
-
-def link_lifetime(export: Export, now: datetime, at_most: int) -> int:
-    """Seconds: no link outlives its file."""
-    if export.expires_at is None:
+def link_lifetime(expires_at: datetime | None, now: datetime, at_most: int) -> int:
+    """Return the seconds that a link to a file may live: never beyond the file. 0 or less means no link."""
+    if expires_at is None:
         return 0
-    return min(at_most, int((export.expires_at - now).total_seconds()))
+    return min(at_most, int((expires_at - now).total_seconds()))
 
 
 def counts_of(programme: Programme, *, tickets: int, images: int) -> dict[str, int]:

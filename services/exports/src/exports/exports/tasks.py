@@ -1,27 +1,25 @@
 """The job of an export: from an event to an archive in the storage.
 
-Safe to run again after any interruption: the same job writes the same bytes under the same key, as long as the
-event does not change.
+Safe to repeat after any interruption: while the event does not change, the same job writes the same bytes under the
+same key.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import timedelta
 from functools import partial
 from typing import IO
 from uuid import UUID
 
-from sqlalchemy import func
-
 from exports.archive.writer import place_images
 from exports.clients import events, media, tickets
 from exports.clients.media import ImageState
+from exports.exports import repository
 from exports.exports.rules import ZIP, counts_of, file_key
-from exports.exports.service import RUN_EXPORT
 from exports.exports.writing import archive_chunks, check_stored
+from exports.jobs import RUN_EXPORT
 from exports.models import Export
-from exports.progress import Pace
+from exports.progress.steps import Step
 from exports.resources import Resources
 from shared.contracts.programme import Programme
 from shared.jobs.attempts import claim
@@ -34,27 +32,34 @@ log = get_logger(__name__)
 READING, WRITING, CHECKING = "reading the event", "writing the archive", "checking the archive"
 
 
-class PictureMissing(Conflict):
-    """An export must not lose a picture in silence, so it rather fails."""
+class ImageMissing(Conflict):
+    """An export must not lose an image silently, so it fails."""
 
     code = "picture-missing"
-    title = "A picture of the event can't be had"
+    title = "Missing image"
+
+    def __init__(self, image_id: UUID, path: str | None = None) -> None:
+        super().__init__(
+            f"Image {image_id} of the event{f' ({path})' if path else ''} is not in the media service. Upload it "
+            "again, or remove it from the event, and request a new export.",
+            image_id=str(image_id),
+        )
 
 
 async def run_export(resources: Resources, export_id: UUID) -> None:
-    neighbours = resources.neighbours
+    peers = resources.peers
     async with claim(resources.sessions, Export, export_id) as run:
         if run is None:
             return
         async with resources.sessions() as session:
-            export = await session.get_one(Export, export_id)
+            export = await repository.get(session, export_id)
         await run.progress(READING)
-        programme = await events.read_programme(neighbours, export.event_id, export.organizer)
-        sold = await tickets.list_tickets(neighbours, export.event_id, export.organizer)
+        programme = await events.read_programme(peers, export.event_id, export.organizer)
+        event_tickets = await tickets.list_tickets(peers, export.event_id, export.organizer)
         programme, wanted = await _with_placed_images(resources, export, programme)
 
-        pace = Pace(run, WRITING, len(wanted))
-        await pace.start()
+        step = Step(run, WRITING, len(wanted))
+        await step.start()
         packed = 0
 
         def has_packed(number: int) -> None:
@@ -66,15 +71,15 @@ async def run_export(resources: Resources, export_id: UUID) -> None:
                 programme,
                 wanted,
                 partial(_fetch, resources, export),
-                # Without tickets of ours those that an imported archive brought along are given back.
-                tickets=sold or None,
+                # An event without tickets gives back those of its imported archive.
+                tickets=event_tickets or None,
                 root_url=resources.settings.public_url,
                 created_at=export.created_at.isoformat(),
                 packed=has_packed,
             )
             async with aclosing(chunks):
                 async for part in chunks:
-                    await pace.reached(packed)
+                    await step.reached(packed)
                     yield part
 
         key = file_key(export.organizer, export.id)
@@ -82,14 +87,14 @@ async def run_export(resources: Resources, export_id: UUID) -> None:
             stored = await resources.storage.put(key, content, content_type=ZIP)
         await run.progress(CHECKING, len(wanted), len(wanted))
         await check_stored(resources.storage, stored)
-        counts = counts_of(programme, tickets=len(sold), images=len(wanted))
+        counts = counts_of(programme, tickets=len(event_tickets), images=len(wanted))
         async with resources.sessions.begin() as session:
             await run.finish(
                 session,
                 size=stored.size,
                 sha256=stored.sha256,
                 counts=counts,
-                expires_at=func.clock_timestamp() + timedelta(seconds=resources.settings.export_lifetime),
+                expires_at=repository.expiry(resources.settings.export_lifetime),
             )
         JOB_BYTES.labels(RUN_EXPORT).observe(stored.size)
         log.info("export.done", export_id=str(export_id), size=stored.size, **counts)
@@ -98,13 +103,13 @@ async def run_export(resources: Resources, export_id: UUID) -> None:
 async def _with_placed_images(
     resources: Resources, export: Export, programme: Programme
 ) -> tuple[Programme, dict[str, UUID]]:
-    """Every picture of ours with a path in the archive, whatever became of its conversion."""
+    """Give every image of the media service a path in the archive, whether or not it was converted."""
     _, placed = await asyncio.to_thread(place_images, programme, lambda _: "")
     image_ids = sorted(set(placed.values()))
-    states = await media.image_states(resources.neighbours, export.organizer, image_ids)
+    states = await media.image_states(resources.peers, export.organizer, image_ids)
     for path, image_id in placed.items():
         if image_id not in states:
-            raise _missing(image_id, path)
+            raise ImageMissing(image_id, path)
     return await asyncio.to_thread(place_images, programme, lambda image_id: _suffix(states[image_id]))
 
 
@@ -114,16 +119,8 @@ def _suffix(image: ImageState) -> str:
 
 async def _fetch(resources: Resources, export: Export, image_id: UUID, file: IO[bytes]) -> None:
     try:
-        await media.fetch_original(resources.neighbours, export.organizer, image_id, file)
+        await media.fetch_original(resources.peers, export.organizer, image_id, file)
     except Problem as problem:
         if problem.status == 404:
-            raise _missing(image_id) from problem
+            raise ImageMissing(image_id) from problem
         raise
-
-
-def _missing(image_id: UUID, path: str | None = None) -> PictureMissing:
-    return PictureMissing(
-        f"Image {image_id} of the event is not in the media service{f' ({path})' if path else ''}. Upload the "
-        "picture again, or take it out of the event, and request a new export.",
-        image_id=str(image_id),
-    )

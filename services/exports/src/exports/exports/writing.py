@@ -1,7 +1,7 @@
-"""Writes an archive while it is stored: pictures come in, parts of the zip go out, and little is held between.
+"""Write an archive while it is stored: images come in, parts of the zip go out, and memory use stays small.
 
-The writer of archives blocks and wants its pictures as plain files, so it runs in a thread of its own and asks the
-event loop for them, a few ahead of the one that it packs.
+The archive writer blocks and needs its images as plain files, so it runs in a thread of its own and has the event
+loop fetch them, a few ahead of the one that it packs.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ Fetch = Callable[[UUID, IO[bytes]], Coroutine[None, None, None]]
 
 
 class StoredArchiveDiffers(Exception):
-    """What the storage gives back is not what was written."""
+    """The storage returns other bytes than were written."""
 
 
 async def archive_chunks(
@@ -41,34 +41,37 @@ async def archive_chunks(
     created_at: str,
     packed: Callable[[int], None],
 ) -> AsyncGenerator[bytes, None]:
-    """The zip in parts. ``wanted`` are pictures by path, ``fetch`` puts one into a file, ``packed`` hears how many
-    are done. Raises what ``fetch`` raises."""
+    """Yield the zip in parts.
+
+    ``wanted`` are image ids by path, ``fetch`` writes one image to a file, ``packed`` is called with the number of
+    images done so far. Raises what ``fetch`` raises.
+    """
     loop = asyncio.get_running_loop()
 
     def written() -> Generator[bytes, None, None]:
         yield from archive_parts(
             programme,
-            _pictures(loop, wanted, fetch, packed),
+            _images(loop, wanted, fetch, packed),
             root_url=root_url,
             created_at=created_at,
             tickets=tickets,
         )
 
     parts = written()
-    # Not a thread of the loop's own pool: this one waits for the loop, which may itself need one of those.
-    with_own_thread = ThreadPoolExecutor(1, "archive")
+    # A thread of its own: it waits for the loop, whose fetches need threads of the loop's pool.
+    own_thread = ThreadPoolExecutor(1, "archive")
     try:
-        while (part := await in_thread(partial(next, parts, None), pool=with_own_thread)) is not None:
+        while (part := await in_thread(partial(next, parts, None), pool=own_thread)) is not None:
             yield part
     finally:
-        with_own_thread.submit(parts.close)
-        with_own_thread.shutdown(wait=False)
+        own_thread.submit(parts.close)
+        own_thread.shutdown(wait=False)
 
 
-def _pictures(
+def _images(
     loop: asyncio.AbstractEventLoop, wanted: Mapping[str, UUID], fetch: Fetch, packed: Callable[[int], None]
 ) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Runs in the writer's thread."""
+    """Yield each image with its bytes. Runs in the writer's thread."""
 
     async def fetched(image_id: UUID) -> IO[bytes]:
         file = await in_thread(tempfile.TemporaryFile, discard=lambda opened: opened.close())
@@ -80,27 +83,27 @@ def _pictures(
         return file
 
     waiting = iter(wanted.items())
-    coming: deque[tuple[str, Future[IO[bytes]]]] = deque()
+    requested: deque[tuple[str, Future[IO[bytes]]]] = deque()
 
-    def ask_for_next() -> None:
+    def request_next() -> None:
         for path, image_id in waiting:
-            coming.append((path, asyncio.run_coroutine_threadsafe(fetched(image_id), loop)))
+            requested.append((path, asyncio.run_coroutine_threadsafe(fetched(image_id), loop)))
             return
 
     try:
         for _ in range(AHEAD):
-            ask_for_next()
+            request_next()
         done = 0
-        while coming:
-            path, future = coming.popleft()
+        while requested:
+            path, future = requested.popleft()
             with future.result() as file:
-                ask_for_next()
+                request_next()
                 file.seek(0)
                 yield path, iter(partial(file.read, READ_SIZE), b"")
             done += 1
             packed(done)
     finally:
-        for _, future in coming:
+        for _, future in requested:
             future.add_done_callback(_close_result)
             future.cancel()
 
@@ -111,11 +114,11 @@ def _close_result(future: Future[IO[bytes]]) -> None:
 
 
 async def check_stored(storage: Storage, stored: StoredFile) -> None:
-    """Reads the file back. Raises ``StoredArchiveDiffers``."""
+    """Read the file back. Raises ``StoredArchiveDiffers``."""
     digest, size = hashlib.sha256(), 0
     async with aclosing(storage.read(stored.key)) as chunks:
         async for chunk in chunks:
             digest.update(chunk)
             size += len(chunk)
     if (size, digest.hexdigest()) != (stored.size, stored.sha256):
-        raise StoredArchiveDiffers(f"{stored.key}: {size} bytes, written were {stored.size}")
+        raise StoredArchiveDiffers(f"{stored.key}: read {size} bytes, wrote {stored.size}")

@@ -1,4 +1,4 @@
-"""The SQL of imports."""
+"""SQL of imports."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -15,6 +15,10 @@ NEWEST_FIRST = Keyset(Import.id, descending=True)
 BATCH = 20
 
 
+async def get(session: AsyncSession, import_id: UUID) -> Import:
+    return await session.get_one(Import, import_id)
+
+
 async def find(session: AsyncSession, import_id: UUID, organizer: str) -> Import | None:
     return await session.scalar(select(Import).where(Import.id == import_id, Import.organizer == organizer))
 
@@ -22,13 +26,13 @@ async def find(session: AsyncSession, import_id: UUID, organizer: str) -> Import
 async def find_page(
     session: AsyncSession, organizer: str, page: PageRequest
 ) -> tuple[Sequence[Import], str | None]:
-    """Without the repairs, which may be thousands of lines each."""
+    """Return imports without their ``repairs``, which may be thousands of lines each."""
     imports = select(Import).where(Import.organizer == organizer).options(defer(Import.repairs, raiseload=True))
     return NEWEST_FIRST.cut((await session.scalars(NEWEST_FIRST.apply(imports, page))).all(), page)
 
 
-async def take_ended_with_archive(session: AsyncSession) -> Sequence[Import]:
-    """Some imports that have ended and still have their archive, locked."""
+async def lock_unneeded(session: AsyncSession) -> Sequence[Import]:
+    """Lock and return at most ``BATCH`` imports that have ended and still have their archive."""
     ended = (
         select(Import)
         .where(Import.archive_key.is_not(None), Import.state.in_((DONE, FAILED)))

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.sse import EventSourceResponse
 
 from exports.access import ImportWriter
+from exports.dependencies import ReadingDep, SettingsDep, StreamIsOver
 from exports.imports import repository, service, uploads
 from exports.imports.schemas import ImportRead, ImportSummary
 from exports.models import Import
-from exports.progress import JobProgress, follow
-from exports.settings import ExportsSettings
-from shared.http.dependencies import FilesInTransitDep, IfNoneMatch, SessionDep
+from exports.progress.schemas import JobProgress
+from exports.progress.service import follow
+from shared.http.dependencies import FilesInTransitDep, IfNoneMatch, SessionDep, SessionsDep
 from shared.http.etags import etag_headers, etag_of
 from shared.http.idempotency import IdempotentDep
 from shared.http.pagination import Page, PageDep, set_next_link
@@ -33,11 +34,11 @@ ImportDep = Annotated[Import, Depends(_import_of_request)]
 @router.post(
     "",
     summary="Import an event from an archive",
-    description="Takes an Open Event archive of any dialect. It is read at once, so one that can't be imported is "
-    "refused here and nothing stays behind; the work itself is done in the background. Follow `Location`.",
+    description="Accepts an Open Event archive of any dialect. An archive that cannot be imported is refused "
+    "at once and nothing is kept; the import itself runs in the background. Follow `Location`.",
     status_code=202,
     response_model=ImportRead,
-    openapi_extra=form_of("A zip of Open Event JSON and pictures."),
+    openapi_extra=form_of("A zip of Open Event JSON and images."),
     max_body_size=UNLIMITED_BODY,
 )
 async def create_import(
@@ -45,17 +46,16 @@ async def create_import(
     files: FilesInTransitDep,
     principal: ImportWriter,
     session: SessionDep,
+    settings: SettingsDep,
+    reading: ReadingDep,
     idempotent: IdempotentDep,
 ) -> Response:
-    settings: ExportsSettings = request.app.state.settings
-    async with uploads.received(
-        request, max_size=settings.max_archive_size, reading=request.app.state.reading
-    ) as upload:
+    async with uploads.received(request, max_size=settings.max_archive_size, reading=reading) as upload:
         job, sha256 = await service.store_archive(files, upload, organizer=principal.organizer)
 
     async def work() -> Response:
-        await service.add_import(session, files, job)
-        return created(f"/v1/imports/{job.id}", ImportRead.model_validate(job), status=202, headers=_headers(job))
+        await service.add_import(session, files, job, settings=settings)
+        return created(f"/v1/imports/{job.id}", ImportRead.of(job), status=202, headers=_headers(job))
 
     return await idempotent.create(principal, work, fingerprint=f"{sha256} {job.file_name}".encode())
 
@@ -64,27 +64,27 @@ async def create_import(
 async def list_imports(
     request: Request, response: Response, principal: ImportWriter, session: SessionDep, page: PageDep
 ) -> Page[ImportSummary]:
-    """Without the lines of their reports."""
+    """The lines of the reports are left out; read one import for its report."""
     imports, next_cursor = await repository.find_page(session, principal.organizer, page)
     set_next_link(request, response, next_cursor)
-    return Page(items=[ImportSummary.model_validate(job) for job in imports], next_cursor=next_cursor)
+    return Page(items=[ImportSummary.of(job) for job in imports], next_cursor=next_cursor)
 
 
-@router.get("/{import_id}", summary="Read how far an import is, and its report", response_model=ImportRead)
+@router.get("/{import_id}", summary="Read an import and its report", response_model=ImportRead)
 async def read_import(job: ImportDep, if_none_match: IfNoneMatch = None) -> Response:
-    return conditional_response(if_none_match, ImportRead.model_validate(job), _headers(job))
+    return conditional_response(if_none_match, ImportRead.of(job), _headers(job))
 
 
 @router.get("/{import_id}/progress", summary="Follow an import", response_class=EventSourceResponse)
-async def follow_import(request: Request, job: ImportDep) -> AsyncIterator[JobProgress]:
-    """Server-sent events: where it is now, then each change. Ends when the import has ended, or after ten minutes;
-    ask again then."""
-    async for progress in follow(request, request.app.state.sessions, Import, job.id):
+async def follow_import(job: ImportDep, sessions: SessionsDep, is_over: StreamIsOver) -> AsyncIterator[JobProgress]:
+    """Server-sent events: the current progress, then each change. The stream ends with the import, or after ten
+    minutes; then follow it again."""
+    async for progress in follow(sessions, Import, job.id, is_over):
         yield progress
 
 
 def _headers(job: Import) -> dict[str, str]:
-    """A job has no version: what can change of it is in its tag."""
+    """A job has no version, so its tag holds everything of it that can change."""
     step = job.step.replace(" ", "-")
     tag = f"{job.state}.{job.attempts}.{step}.{job.done}.{job.total}.{'event' if job.event_id else ''}"
     return etag_headers(etag_of(tag), is_private=True)

@@ -1,4 +1,4 @@
-"""Decisions of an import that need nothing but the archive."""
+"""Decisions about an import that need no database."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ def archive_key(organizer: str, import_id: UUID) -> str:
 
 
 def kind_of(image: ImageMember) -> ImageKind:
-    """Decides the sizes of the variants; of several uses the first counts."""
+    """Return the kind, which decides the sizes of the variants; the first use counts."""
     match image.used_by[0].partition("/")[0]:
         case "speakers":
             return "speaker"
@@ -32,10 +32,10 @@ def kind_of(image: ImageMember) -> ImageKind:
 
 
 def with_images(programme: Programme, image_ids: Mapping[str, UUID]) -> Programme:
-    """References to members of the archive become references to images of the media service.
+    """Turn references to members of the archive into references to images of the media service.
 
-    A member without an image was refused there; its path moves into ``extra``, where the contract has values that
-    could not be used.
+    A member without an image was refused there; its path moves to ``extra``, the contract's place for values that
+    cannot be used.
     """
 
     def changed(record: R, shape: Shape) -> R:

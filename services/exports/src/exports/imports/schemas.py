@@ -1,11 +1,13 @@
-"""What the API shows of imports."""
+"""The API's view of imports."""
 
+from typing import Self
 from uuid import UUID
 
 from pydantic import Field
 
 from exports.archive.reader import Repair
-from exports.progress import JobRead
+from exports.models import Import
+from exports.progress.schemas import JobRead
 
 
 class ImportSummary(JobRead):
@@ -13,9 +15,13 @@ class ImportSummary(JobRead):
 
     file_name: str
     size: int = Field(description="Bytes of the uploaded archive.")
-    event_id: UUID | None = Field(description="The event that was made, as soon as it is stored.")
+    event_id: UUID | None = Field(description="The event, as soon as it is stored.")
     event_identifier: str | None
     counts: dict[str, int] = Field(description="Records by kind, and `images`.", examples=[{"sessions": 63}])
+
+    @classmethod
+    def of(cls, job: Import) -> Self:
+        return cls.model_validate(job)
 
 
 class ImportRead(ImportSummary):

@@ -1,6 +1,6 @@
-"""The job of an import: from the stored archive to an event with its pictures.
+"""The job of an import: from the stored archive to an event with its images.
 
-Safe to run again after any interruption: pictures and event are made under the import's own id, once.
+Safe to repeat after any interruption: images and event are created once, under the import's own id.
 """
 
 import asyncio
@@ -18,10 +18,11 @@ from exports.archive.container import Archive, ArchiveTooLarge, MemberBroken, op
 from exports.archive.limits import LIMITS, Limits
 from exports.archive.reader import ImageMember, ReadArchive, Repair, read_archive
 from exports.clients import events, media
+from exports.imports import repository
 from exports.imports.rules import as_report, kind_of, refused_image, with_images
-from exports.imports.service import RUN_IMPORT
+from exports.jobs import RUN_IMPORT
 from exports.models import Import
-from exports.progress import Pace
+from exports.progress.steps import Step
 from exports.resources import Resources
 from shared.jobs.attempts import Run, claim
 from shared.problems import Problem
@@ -32,14 +33,13 @@ from shared.telemetry.metrics import JOB_BYTES
 
 log = get_logger(__name__)
 
-READING, UPLOADING = "reading the archive", "uploading pictures"
-STORING, CONVERTING = "storing the programme", "converting pictures"
+READING, UPLOADING = "reading the archive", "uploading images"
+STORING, CONVERTING = "storing the programme", "converting images"
 
 UPLOADS_AT_ONCE = 6
-# Media refuses a picture with one of these; anything else is no verdict on the picture.
+# With these the media service refuses the image itself; any other status says nothing about the image.
 REFUSALS = (413, 415, 422)
 FIRST_WAIT, LONGEST_WAIT = 0.2, 1.0
-CONVERSION_PATIENCE = 180.0
 
 
 async def run_import(resources: Resources, import_id: UUID) -> None:
@@ -47,7 +47,7 @@ async def run_import(resources: Resources, import_id: UUID) -> None:
         if run is None:
             return
         async with resources.sessions() as session:
-            job = await session.get_one(Import, import_id)
+            job = await repository.get(session, import_id)
         await run.progress(READING)
         with tempfile.TemporaryFile() as file:
             path = path_of(file)
@@ -59,10 +59,10 @@ async def run_import(resources: Resources, import_id: UUID) -> None:
             image_ids, refused = await _upload_images(resources, run, job, path, read.images, limits)
         await run.progress(STORING)
         programme = with_images(read.programme, image_ids)
-        stored = await events.store_programme(resources.neighbours, import_id, job.organizer, programme)
+        stored = await events.store_programme(resources.peers, import_id, job.organizer, programme)
         repairs = [*read.report, *refused, *stored.repairs]
         counts = {**stored.counts, "images": len(image_ids)}
-        async with resources.sessions.begin() as session:  # to be seen while the pictures are converted
+        async with resources.sessions.begin() as session:  # readers see the event while its images are converted
             await run.guarded(
                 session,
                 event_id=stored.event_id,
@@ -78,16 +78,16 @@ async def run_import(resources: Resources, import_id: UUID) -> None:
 
 async def _fetch(resources: Resources, job: Import, path: Path) -> None:
     if job.archive_key is None:
-        raise FileNotStored("The archive is not kept any more. Upload it again.")
+        raise FileNotStored("The archive is deleted. Upload it again.")
     await resources.storage.copy_to_file(job.archive_key, path)
 
 
 async def _upload_images(
     resources: Resources, run: Run, job: Import, path: Path, images: list[ImageMember], limits: Limits
 ) -> tuple[dict[str, UUID], list[Repair]]:
-    """Ids by member, and a line for each picture that media refuses."""
-    pace = Pace(run, UPLOADING, len(images))
-    await pace.start()
+    """Return image ids by member, and a report line for each image that the media service refuses."""
+    step = Step(run, UPLOADING, len(images))
+    await step.start()
     image_ids: dict[str, UUID] = {}
     refused: dict[str, Repair] = {}
 
@@ -95,7 +95,7 @@ async def _upload_images(
         for image in waiting:
             try:
                 image_ids[image.member] = await media.upload_image(
-                    resources.neighbours,
+                    resources.peers,
                     organizer=job.organizer,
                     import_id=job.id,
                     name=image.member,
@@ -108,7 +108,7 @@ async def _upload_images(
                 if problem.status not in REFUSALS:
                     raise
                 refused[image.member] = refused_image(image, problem.detail)
-            await pace.reached(len(image_ids) + len(refused))
+            await step.reached(len(image_ids) + len(refused))
 
     with ExitStack() as stack:
         archive = await in_thread(partial(stack.enter_context, opened(path, limits)))
@@ -131,35 +131,35 @@ async def _chunks(archive: Archive, member: str, size_limit: int) -> AsyncGenera
 async def _await_conversion(
     resources: Resources, run: Run, organizer: str, read: ReadArchive, image_ids: dict[str, UUID]
 ) -> list[Repair]:
-    """Lines for the pictures that turned out to be no pictures.
+    """Return report lines for images that could not be converted.
 
-    When nothing moves for some minutes the import ends all the same: the event is there, and learns of its
-    pictures by messages.
+    The import ends as well after ``resources.conversion_patience`` seconds without progress: the event exists, and
+    learns of its images from messages.
     """
     pending = set(image_ids.values())
     rejected: set[UUID] = set()
     pause, moved_at = FIRST_WAIT, time.monotonic()
     await run.progress(CONVERTING, 0, len(image_ids))
     while pending:
-        states = await media.image_states(resources.neighbours, organizer, sorted(pending))
+        states = await media.image_states(resources.peers, organizer, sorted(pending))
         ended = {image_id for image_id in pending if image_id not in states or states[image_id].state in _ENDED}
         rejected |= {image_id for image_id in ended if image_id not in states or states[image_id].state != _READY}
         pending -= ended
         if ended:
             await run.progress(CONVERTING, len(image_ids) - len(pending), len(image_ids))
             pause, moved_at = FIRST_WAIT, time.monotonic()
-        elif time.monotonic() - moved_at > CONVERSION_PATIENCE:
+        elif time.monotonic() - moved_at > resources.conversion_patience:
             break
         if pending:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, LONGEST_WAIT)
     lines = [
-        refused_image(image, "It can't be converted: it is damaged or too costly. The file itself is kept.")
+        refused_image(image, "It cannot be converted: it is damaged or too large. The original is kept.")
         for image in read.images
         if image_ids.get(image.member) in rejected
     ]
     if pending:
-        message = f"{len(pending):,} pictures were still being converted when the import ended; they follow."
+        message = f"{len(pending):,} images were still being converted when the import ended; they will follow."
         lines.append(Repair(member="images", message=message))
     return lines
 

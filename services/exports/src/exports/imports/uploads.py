@@ -1,4 +1,4 @@
-"""Receives an archive, and reads it once before anything is stored."""
+"""Receive an archive, and read it once before anything is stored."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,12 +15,12 @@ from shared.storage.files import Upload, in_thread
 
 class ArchiveFileTooLarge(TooLarge):
     code = "archive-file-too-large"
-    title = "The archive is too large"
+    title = "Archive file too large"
 
     def __init__(self, max_size: int) -> None:
         super().__init__(
-            f"An archive may have {max_size:,} bytes. Leave out recordings and other large files; only JSON and "
-            "pictures are imported.",
+            f"The file is larger than {max_size:,} bytes, the limit for archives. Leave out recordings and other "
+            "large files; only JSON and images are imported.",
             field=FIELD,
             max_size=max_size,
         )
@@ -28,10 +28,10 @@ class ArchiveFileTooLarge(TooLarge):
 
 @asynccontextmanager
 async def received(request: Request, *, max_size: int, reading: asyncio.Lock) -> AsyncIterator[Upload]:
-    """The field ``file`` of a multipart form, checked by reading it as the import will.
+    """Receive the field ``file`` of a multipart form and check it by reading it as the import will.
 
-    ``reading`` lets one archive at a time take the memory that reading takes. Raises ``ArchiveFileTooLarge`` and
-    what ``received_form`` and ``read_archive`` raise.
+    ``reading`` is held meanwhile, so that one archive at a time uses the memory that reading takes. Raises
+    ``ArchiveFileTooLarge`` and what ``received_form`` and ``read_archive`` raise.
     """
     too_large = partial(ArchiveFileTooLarge, max_size)
     async with received_form(request, max_size=max_size, too_large=too_large) as upload:
