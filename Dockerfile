@@ -4,14 +4,14 @@
 #
 # A release adds --build-arg VERSION=1.2.0 --build-arg REVISION="$(git rev-parse HEAD)".
 #
-# The arguments of a container are a module and its own arguments, so one image runs every role of its service:
+# A container's arguments are a module and its arguments, so one image runs every role of its service:
 #
 #   docker run … rostrum-events events.api             or events.messenger; media and exports: media.worker
 #   docker run … rostrum-events alembic upgrade head   migrates the service's database
-#   docker run … rostrum-events shared.messaging …     the operator's tool for outbox and dead letters
+#   docker run … rostrum-events shared.messaging …     the operator's command for outbox and dead letters
 #
-# Needs nothing but BuildKit (Docker 23 or newer has it by default). Runs as user 10001, writes to /tmp only and,
-# where STORAGE_PLACE is `local`, below /var/lib/rostrum: mount a volume there.
+# Needs BuildKit only (the default since Docker 23). Runs as user 10001 and writes to /tmp and, if STORAGE_PLACE is
+# `local`, below /var/lib/rostrum: mount a volume there.
 
 ARG PYTHON=3.13-slim-trixie
 ARG UV=0.13.9
@@ -29,7 +29,7 @@ ENV UV_PROJECT_ENVIRONMENT=/opt/rostrum/environment \
     UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy
 WORKDIR /build
-# Nothing but what says which packages are needed: a change of code finds this stage as it was.
+# Only the package lists are copied here, so a change of code reuses this stage.
 COPY pyproject.toml uv.lock ./
 COPY shared/pyproject.toml shared/
 COPY shared/testkit/pyproject.toml shared/testkit/
@@ -41,8 +41,8 @@ ARG SERVICE
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv sync --frozen --no-default-groups --no-install-workspace \
       --package "rostrum-${SERVICE:?is missing: --build-arg SERVICE=events}"
-# A third of it nobody needs: what debuggers of C know about modules (bundled libraries are left as they are), and
-# the descriptions of all services of Amazon but S3 and those that give out credentials.
+# Remove the debug symbols of extension modules (bundled libraries stay as they are), and the descriptions of all Amazon
+# services except S3 and those that issue credentials: a third of the size.
 RUN find /opt/rostrum/environment -name '*.cpython-*.so' -exec strip --strip-debug {} + \
  && find /opt/rostrum/environment -path '*/botocore/data/*' -prune -type d \
       ! -name s3 ! -name sts ! -name 'sso*' -exec rm -r {} +
@@ -54,18 +54,18 @@ WORKDIR /opt/rostrum
 COPY services/${SERVICE}/alembic.ini ./
 COPY services/${SERVICE}/migrations migrations
 COPY shared/src services/${SERVICE}/src code/
-# Compiled here, as nothing can be written where it runs; never held against the times of the sources.
+# Compile here, as the running container cannot write; unchecked, as its sources never change.
 RUN python -m compileall -q --invalidation-mode unchecked-hash code migrations
 COPY deploy/compose/healthcheck.py ./
 
 
 FROM python:${PYTHON}
-# The environment has no installer; nor need the system have one.
+# No installer: neither in the environment nor in the system.
 RUN python -m pip uninstall --quiet --yes --root-user-action ignore pip \
  && install --directory --owner 10001 --group 10001 --mode 0750 /var/lib/rostrum
 COPY --from=dependencies /opt/rostrum/environment /opt/rostrum/environment
 COPY --from=code /opt/rostrum /opt/rostrum
-# The pinned tzdata is the only one (PYTHONTZPATH). One port for the probes of every role; less memory for threads.
+# Use the pinned tzdata only (PYTHONTZPATH), one port for the probes of every role, less memory for threads.
 ENV PATH=/opt/rostrum/environment/bin:$PATH \
     PYTHONPATH=/opt/rostrum/code \
     PYTHONTZPATH="" \
@@ -86,7 +86,7 @@ ARG SERVICE
 ARG PYTHON
 ARG VERSION=unreleased
 ARG REVISION=unknown
-# For the operator's tool, and for the metric rostrum_build_info.
+# For the operator's command, and for the metric rostrum_build_info.
 ENV SERVICE=${SERVICE} \
     ROSTRUM_VERSION=${VERSION} \
     ROSTRUM_REVISION=${REVISION}

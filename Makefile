@@ -1,16 +1,16 @@
-# `make help` lists the targets. The only needs are make, git and a CPython 3.11 or newer; all else is fetched into
-# `.venv` and `.state` of this checkout, and nothing is installed into the system.
+# `make help` lists the targets. They need make, git and CPython 3.11 or newer; everything else is fetched into `.venv` and
+# `.state` of this checkout, and nothing is installed into the system.
 
 .DEFAULT_GOAL := help
 
-# The pinned tzdata is the only one, whatever the system has.
+# Use the pinned tzdata only, not the system's.
 export PYTHONTZPATH =
-# An installed CPython is used. None is ever downloaded.
+# Use an installed CPython; never download one.
 export UV_PYTHON_DOWNLOADS = never
-# Compiled once here, instead of by every process of the cluster at its first start: 4 s of processor time for each.
+# Compile once here, instead of in every process of the cluster at its first start.
 export UV_COMPILE_BYTECODE = 1
 unexport VIRTUAL_ENV
-# The system's certificates where there are any: a registry may be known to this machine only. uv's older name, too.
+# Use the system's certificates where there are any, for a private registry. The second is uv's older name.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
@@ -23,7 +23,7 @@ CLUSTER := $(VENV)/python -m deploy.local
 SERVICES := events tickets media exports
 CODE := shared services deploy tests benchmarks docs
 
-# How many test processes. Servers are shared, databases are not.
+# Number of test processes. They share servers, but not databases.
 N ?= 2
 
 # A test, a file or a folder for `make test`: T=services/events/tests
@@ -40,11 +40,11 @@ help: ## Show this list
 	  /^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup: $(STAMP) ## Fetch what is needed into this checkout; done by all other targets when needed
+setup: $(STAMP) ## Fetch dependencies into this checkout; the other targets do so when needed
 	@:
 
 .PHONY: demo
-demo: $(STAMP) ## Start the cluster and do its main job, step by step (ARCHIVE=path.zip for your own archive)
+demo: $(STAMP) ## Start the cluster, then import, sell and export an event step by step (ARCHIVE=path.zip for your own archive)
 	@$(CLUSTER) demo $(if $(ARCHIVE),"$(ARCHIVE)")
 
 .PHONY: up
@@ -52,7 +52,7 @@ up: $(STAMP) ## Run the cluster, Ctrl-C stops it (ARGS=--detach, GATEWAY_PORT=, 
 	@$(CLUSTER) up $(ARGS)
 
 .PHONY: down
-down: $(STAMP) ## Stop a cluster that runs in the background
+down: $(STAMP) ## Stop the cluster
 	@$(CLUSTER) down
 
 .PHONY: ps
@@ -64,19 +64,19 @@ logs: $(STAMP) ## Show the cluster's logs (ARGS="-f events.api")
 	@$(CLUSTER) logs $(ARGS)
 
 .PHONY: token
-token: $(STAMP) ## Print a developer's token (ORG=name, SCOPE="events:write …")
+token: $(STAMP) ## Print a developer token (ORG=name, SCOPE="events:write …")
 	@$(CLUSTER) token --org "$(or $(ORG),demo)" $(if $(SCOPE),--scope "$(SCOPE)")
 
 .PHONY: messages
-messages: $(STAMP) needs-service ## Look at a service's outbox and dead letters, or mend them (S=tickets ARGS="dead-letters list")
+messages: $(STAMP) needs-service ## Inspect and repair a service's outbox and dead letters (S=tickets ARGS="dead-letters list")
 	@$(CLUSTER) messages $(S) $(or $(ARGS),--help)
 
 .PHONY: prometheus
-prometheus: $(STAMP) ## Watch the running cluster: Prometheus with our alerts, Ctrl-C stops it
+prometheus: $(STAMP) ## Run Prometheus with the alerts beside the running cluster, Ctrl-C stops it
 	@$(VENV)/python -m deploy.observability.prometheus
 
 .PHONY: clean-state
-clean-state: $(STAMP) ## Forget everything the cluster has stored
+clean-state: $(STAMP) ## Delete all data, keys and logs of the cluster
 	@$(CLUSTER) clean-state
 
 ##@ Containers
@@ -85,26 +85,26 @@ COMPOSE := docker compose
 COMPOSE_PREPARE := @deploy/compose/prepare.sh
 
 .PHONY: compose-up
-compose-up: ## Run all as containers: build what has changed, wait until it is ready (GATEWAY_PORT=)
+compose-up: ## Run the cluster as containers: build changed images, wait until ready (GATEWAY_PORT=)
 	$(COMPOSE_PREPARE)
 	@$(COMPOSE) build --quiet
 	@$(COMPOSE) up --detach --wait
 	@echo "ready: gateway http://$$($(COMPOSE) port gateway 8080), documentation at /docs"
-	@echo "a token: make compose-token ORG=demo; the main job: make compose-demo; stop: make compose-down"
+	@echo "token: make compose-token ORG=demo; demo: make compose-demo; stop: make compose-down"
 
 .PHONY: compose-demo
-compose-demo: $(STAMP) compose-up ## Do the main job with the containers, step by step (ARCHIVE=path.zip for your own archive)
+compose-demo: $(STAMP) compose-up ## Run the demo on the containers (ARCHIVE=path.zip for your own archive)
 	@GATEWAY_URL="http://$$($(COMPOSE) port gateway 8080)" TOKEN="$$($(COMPOSE_TOKEN) --org demo)" \
 	  $(VENV)/python -m deploy.compose.demo $(if $(ARCHIVE),"$(ARCHIVE)")
 
 COMPOSE_TOKEN = $(COMPOSE) exec --no-TTY issuer python -m deploy.compose.issuer token
 
 .PHONY: compose-token
-compose-token: ## Print a developer's token for the containers (ORG=name, SCOPE="events:write …")
+compose-token: ## Print a developer token for the containers (ORG=name, SCOPE="events:write …")
 	@$(COMPOSE_TOKEN) --org "$(or $(ORG),demo)" $(if $(SCOPE),--scope "$(SCOPE)")
 
 .PHONY: compose-down
-compose-down: ## Stop the containers (ARGS=-v forgets what they have stored)
+compose-down: ## Stop the containers (ARGS=-v deletes their data)
 	$(COMPOSE_PREPARE)
 	@$(COMPOSE) down $(ARGS)
 
@@ -115,11 +115,11 @@ test: $(STAMP) ## Run the tests against real servers (T=path for some, ARGS="-x 
 	@$(SERVERS) run -- $(VENV)/pytest $(if $(T),$(T),-n $(N) --dist loadfile) $(ARGS)
 
 .PHONY: drill
-drill: $(STAMP) ## Break servers and processes under load, at full length, and show what arrived (T=file, ARGS="-k broker")
+drill: $(STAMP) ## Break servers and processes under load, at full length, and report what arrived (T=file, ARGS="-k broker")
 	@DRILL=full $(VENV)/pytest $(or $(T),tests/drills) --timeout 1800 $(ARGS)
 
 .PHONY: check
-check: lint types imports lock-check messages-check k8s-validate containers-check test ## Everything a change must pass
+check: lint types imports lock-check messages-check k8s-validate containers-check test ## Run every check that a change must pass
 
 .PHONY: lint
 lint: $(STAMP) ## Check style and formatting
@@ -127,7 +127,7 @@ lint: $(STAMP) ## Check style and formatting
 	@$(VENV)/ruff format --check .
 
 .PHONY: format
-format: $(STAMP) ## Format the code and fix what can be fixed
+format: $(STAMP) ## Format the code and apply automatic fixes
 	@$(VENV)/ruff check --fix-only --quiet .
 	@$(VENV)/ruff format .
 
@@ -136,15 +136,15 @@ types: $(STAMP) ## Check the types
 	@$(VENV)/mypy $(CODE)
 
 .PHONY: imports
-imports: $(STAMP) ## Check that no service imports another
+imports: $(STAMP) ## Check the import boundaries of services and shared
 	@$(VENV)/lint-imports
 
 .PHONY: lock-check
-lock-check: $(STAMP) ## Check that uv.lock fits the pyproject files
+lock-check: $(STAMP) ## Check that uv.lock matches the pyproject files
 	@$(UV) lock --check --quiet
 
 .PHONY: messages-check
-messages-check: $(STAMP) ## Check that docs/messages.md and docs/asyncapi.json fit the contracts
+messages-check: $(STAMP) ## Check that docs/messages.md and docs/asyncapi.json match the contracts
 	@$(VENV)/python -m docs.generate_messages --check
 
 .PHONY: containers-check
@@ -152,7 +152,7 @@ containers-check: $(STAMP) ## Check the Dockerfile and docker-compose.yml
 	@$(VENV)/hadolint Dockerfile
 	@if docker compose version >/dev/null 2>&1; then \
 	  docker compose --env-file deploy/compose/env.example config --quiet; \
-	else echo "containers-check: docker-compose.yml was not read, as there is no \`docker compose\` here"; fi
+	else echo "containers-check: docker-compose.yml was not checked, because \`docker compose\` is missing"; fi
 
 .PHONY: messages-doc
 messages-doc: $(STAMP) ## Write docs/messages.md and docs/asyncapi.json, and freeze new samples of messages
@@ -163,7 +163,7 @@ k8s-validate: $(STAMP) ## Check every overlay of deploy/k8s against the schemas 
 	@$(VENV)/python -m deploy.k8s.validation
 
 .PHONY: k8s-render
-k8s-render: $(STAMP) ## Write what `kubectl apply -k` would see to .state/k8s (OVERLAY=production for one, ARGS=- to show it)
+k8s-render: $(STAMP) ## Render the overlays of deploy/k8s to .state/k8s (OVERLAY=production for one, ARGS=- to print it)
 	@$(VENV)/python -m deploy.k8s.manifests $(OVERLAY) $(ARGS)
 
 .PHONY: k8s-rules
@@ -173,7 +173,7 @@ k8s-rules: ## Write the alerts as a resource of the Prometheus operator, from de
 	  sed '/^#/d; s/^/  /' deploy/observability/rules.yml; } > deploy/k8s/components/monitoring/rules.yaml
 
 .PHONY: k8s-secrets
-k8s-secrets: $(STAMP) ## Print the Secrets that the local overlay of deploy/k8s needs, for `kubectl apply -f -`
+k8s-secrets: $(STAMP) ## Print the Secrets of the local overlay of deploy/k8s, for `kubectl apply -f -`
 	@$(VENV)/python -m deploy.k8s.local_secrets
 
 ##@ Secure
@@ -217,12 +217,12 @@ sbom: $(SECURITY_STAMP) ## List the packages of each service, and of its image (
 ##@ Measure
 
 .PHONY: bench
-bench: $(STAMP) ## Measure (ARGS= for one benchmark)
+bench: $(STAMP) ## Run the benchmarks (ARGS= for one)
 	@$(SERVERS) run --only database --only broker -- $(VENV)/python -m benchmarks $(ARGS)
 
 ##@ Migrate
 
-# A service's own role on a throw-away server, so that autogenerate compares with what the migrations have made.
+# Uses the service's role on a temporary server, so that autogenerate compares with what the migrations create.
 IN_SCRATCH = env -u DATABASE_URL -u TEST_DATABASE_URL $(SERVERS) run --only database -- sh -ec ' \
 	address="$${TEST_DATABASE_URL\#\#*@}"; \
 	ADMIN_DATABASE_URL="$$TEST_DATABASE_URL" PROVISION="$(S):scratch" $(VENV)/python -m shared.database.provisioning; \
@@ -234,21 +234,21 @@ IN_SCRATCH = env -u DATABASE_URL -u TEST_DATABASE_URL $(SERVERS) run --only data
 .PHONY: revision
 revision: AUTO ?= --autogenerate
 revision: $(STAMP) needs-service ## Write a migration for S=service, M="what it does" (AUTO= for an empty one)
-	@test -n "$(M)" || { echo 'Say what the migration does: make revision S=$(S) M="add a colour to events"'; exit 2; }
+	@test -n "$(M)" || { echo 'M is missing: say what the migration does, such as make revision S=$(S) M="add a colour to events"'; exit 2; }
 	@export MESSAGE="$(M)"; $(call IN_SCRATCH,alembic revision $(AUTO) -m "$$MESSAGE")
 
 .PHONY: migrate
-migrate: $(STAMP) needs-service ## Bring the database at DATABASE_URL to the newest state of S=service (`make up` does it by itself)
-	@test -n "$$DATABASE_URL" || { echo 'Say which database: make migrate S=$(S) DATABASE_URL=postgresql+asyncpg://…'; exit 2; }
+migrate: $(STAMP) needs-service ## Migrate the database at DATABASE_URL to the newest schema of S=service (`make up` does so itself)
+	@test -n "$$DATABASE_URL" || { echo 'DATABASE_URL is missing: name the database, such as make migrate S=$(S) DATABASE_URL=postgresql+asyncpg://…'; exit 2; }
 	@$(VENV)/alembic -c services/$(S)/alembic.ini upgrade head
 
 .PHONY: needs-service
 needs-service:
-	@test -n "$(filter $(SERVICES),$(S))" || { echo 'Say which service: S=$(subst $() ,|,$(SERVICES))'; exit 2; }
+	@test -n "$(filter $(SERVICES),$(S))" || { echo 'S is missing: name a service, S=$(subst $() ,|,$(SERVICES))'; exit 2; }
 
 # ------------------------------------------------------------------ set-up
 
-# The first CPython 3.11 or newer; that of an environment which is there already comes first, so that it is kept.
+# Find the first CPython 3.11 or newer. An existing environment comes first, so that it is kept.
 FIND_PYTHON = for name in $(CURDIR)/$(VENV)/python python3 python3.15 python3.14 python3.13 python3.12 python3.11; do \
 	if found=$$(command -v $$name) && $$found -c "import sys; sys.exit(sys.version_info < (3, 11) \
 	    or sys.implementation.name != 'cpython')" 2>/dev/null; then break; fi; found=; done; \
@@ -261,7 +261,7 @@ $(STAMP): uv.lock pyproject.toml shared/pyproject.toml shared/testkit/pyproject.
 	@set -e; $(FIND_PYTHON); \
 	if ! command -v uv >/dev/null && ! test -x $(OWN_UV)/bin/uv; then \
 	  base=$$($$found -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'); \
-	  $$base -m pip --version >/dev/null 2>&1 || { echo "uv is missing, and pip to fetch it with is too. \
+	  $$base -m pip --version >/dev/null 2>&1 || { echo "uv is missing, and so is pip to fetch it. \
 	On Debian: apt-get install python3-pip" >&2; exit 1; }; \
 	  echo "setup: fetching uv"; \
 	  rm -rf $(OWN_UV).unfinished; \

@@ -1,1 +1,1 @@
-"""The cluster as containers of one machine: what `docker-compose.yml` mounts, and what `make compose-…` runs."""
+"""The cluster as containers of one machine: what `docker-compose.yml` mounts and `make compose-…` runs."""

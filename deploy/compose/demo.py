@@ -1,6 +1,6 @@
-"""``python -m deploy.compose.demo [ARCHIVE]``: the steps of ``make demo`` through the containers, which must run.
+"""Run the steps of ``make demo`` on the running containers: ``python -m deploy.compose.demo [ARCHIVE]``.
 
-``GATEWAY_URL`` and ``TOKEN`` say where and as whom.
+Reads ``GATEWAY_URL`` and ``TOKEN`` from the environment.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from deploy.local.demo import ARCHIVE, demonstrate
 
 COMMANDS = {
-    "a token": "make compose-token ORG=demo",
+    "token": "make compose-token ORG=demo",
     "logs, containers": "docker compose logs, docker compose ps",
     "stop": "make compose-down",
 }
@@ -20,7 +20,7 @@ COMMANDS = {
 def main(argv: Sequence[str]) -> int:
     archive = Path(argv[0]) if argv and argv[0] else ARCHIVE
     if not archive.is_file():
-        print(f"There is no archive at {archive}.", file=sys.stderr)
+        print(f"Archive not found: {archive}. Give the path of an Open Event archive.", file=sys.stderr)
         return 2
     return demonstrate(
         os.environ["GATEWAY_URL"], os.environ["TOKEN"], archive, commands=COMMANDS, logs="docker compose logs"

@@ -1,6 +1,6 @@
-"""The health check of a container: asks the role that runs in it whether it is ready. Exit code 0 means yes.
+"""The health check of a container: exit with 0 if the role that runs in it is ready.
 
-Runs every few seconds in each container, so it loads next to nothing and speaks HTTP by hand.
+It runs every few seconds in each container, so it imports very little and writes HTTP by hand.
 """
 
 import os
@@ -23,7 +23,7 @@ def main() -> int:
         return 1
     if answer.startswith(b"HTTP/1.1 200 "):
         return 0
-    print(answer.decode(errors="replace"))  # says which check failed; `docker inspect` shows it
+    print(answer.decode(errors="replace"))  # names the failed check; `docker inspect` shows it
     return 1
 
 

@@ -1,8 +1,8 @@
-"""The issuer of tokens among the containers: stands in for an identity provider, as in the local cluster.
+"""The token issuer of the containers, which replaces an identity provider as in the local cluster.
 
-``serve`` writes the public keys to ``JWKS`` and a token of its own to each service, and keeps the tokens fresh
-until SIGTERM. ``token`` prints a developer's. It runs in an image of any service, with the folder ``deploy``
-mounted beside its code; the volume that keeps its key is mounted by nobody else.
+``serve`` writes the public keys to ``JWKS`` and a token for each service, and renews the tokens until SIGTERM.
+``token`` prints a developer token. It runs in the image of any service, with the folder ``deploy`` mounted
+beside its code; no other container mounts the volume with its key.
 """
 
 import argparse
@@ -28,7 +28,7 @@ TOKENS = Path("/tokens")  # each folder in it is a volume that only the service 
 
 
 def write_all(issuer: Issuer) -> list[str]:
-    """Answers for which services there are tokens now."""
+    """Write the public keys and all tokens; return the services that have one."""
     unfinished = JWKS / ".jwks.json"
     shutil.copy(issuer.jwks_path, unfinished)
     unfinished.rename(JWKS / "jwks.json")
@@ -56,15 +56,15 @@ async def keep_fresh(issuer: Issuer, services: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.compose.issuer")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("serve", help="write keys and services' tokens, and keep them fresh")
-    verb = verbs.add_parser("token", help="print a developer's token")
-    verb.add_argument("--org", required=True, help="the organizer it speaks for")
+    verbs.add_parser("serve", help="write keys and service tokens, and renew them")
+    verb = verbs.add_parser("token", help="print a developer token")
+    verb.add_argument("--org", required=True, help="the organizer, for the claim `org`")
     verb.add_argument("--scope", default=PUBLIC_SCOPES)
     arguments = parser.parse_args(argv)
     issuer = load_issuer(KEY)
     if arguments.verb == "serve":
         services = write_all(issuer)
-        print(f"tokens are written for {', '.join(services)}", flush=True)
+        print(f"wrote tokens for {', '.join(services)}", flush=True)
         asyncio.run(keep_fresh(issuer, services))
     else:
         print(issuer.issue("developer", org=arguments.org, scope=arguments.scope))

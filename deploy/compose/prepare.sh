@@ -1,6 +1,6 @@
 #!/bin/sh
-# Says in one line what is missing to run the containers, and how to get it; then makes `.env` with secrets of its own,
-# or adds to it what a newer env.example asks for. What is in `.env` already is never changed.
+# Report in one line what is missing to run the containers, and how to get it. Then write `.env` with new secrets, or add
+# the secrets that a newer env.example needs. Existing lines of `.env` are never changed.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -9,7 +9,7 @@ give_up() {
   exit 1
 }
 
-# `newer 25.0.3 25`: the first version is the second one or a later one
+# `newer 25.0.3 25`: is the first version at least the second?
 newer() {
   [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
 }
@@ -19,11 +19,11 @@ command -v docker >/dev/null ||
 compose=$(docker compose version --short 2>/dev/null) ||
   give_up "Docker's compose plugin is missing: install it as https://docs.docker.com/compose/install/linux says."
 newer "${compose#v}" 2.23.1 ||
-  give_up "Docker's compose plugin is $compose; 2.23.1 is needed: https://docs.docker.com/compose/install/linux"
+  give_up "Docker's compose plugin is $compose, but must be 2.23.1 or newer: https://docs.docker.com/compose/install/linux"
 engine=$(docker version --format '{{.Server.Version}}' 2>/dev/null) ||
-  give_up "No Docker engine answers: start it (systemctl start docker), and see that you may use it (group docker)."
+  give_up "No Docker engine answers: start it (systemctl start docker), and check that you may use it (group docker)."
 newer "$engine" 25 ||
-  give_up "The Docker engine is $engine; 25 is needed: https://docs.docker.com/engine/install"
+  give_up "The Docker engine is $engine, but must be 25 or newer: https://docs.docker.com/engine/install"
 
 umask 077
 is_new=$([ -e .env ] || echo yes)
@@ -39,4 +39,4 @@ while IFS= read -r line; do
       ;;
   esac
 done <deploy/compose/env.example
-[ -z "$is_new" ] || echo "secrets are made in .env; keep it as long as the volumes"
+[ -z "$is_new" ] || echo "generated secrets in .env; keep it as long as the volumes"

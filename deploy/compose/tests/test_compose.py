@@ -1,4 +1,4 @@
-"""What docker-compose.yml promises, read from the file itself: no Docker is needed."""
+"""Check docker-compose.yml without Docker."""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ TEXT = (ROOT / "docker-compose.yml").read_text()
 EXAMPLE = (ROOT / "deploy" / "compose" / "env.example").read_text()
 NAMED = dict(re.findall(r"^#?([A-Z0-9_]+)=(.*)$", EXAMPLE, re.MULTILINE))
 ROUTES = (ROOT / "deploy" / "gateway" / "dynamic.yml").read_text()
-# Nothing asks the other roles but probes, which have no limits.
+# The other roles serve probes only, which have no limits.
 OF_APIS = {
     "CORS_ORIGINS",
     "MAX_REQUESTS_AT_ONCE",
@@ -67,8 +67,8 @@ def test_a_setting_of_the_example_reaches_the_roles_that_read_it(service: str, r
     known = {name.upper() for name in SETTINGS[service].model_fields}
     read = {name for name in NAMED if name in known and (role == "api" or name not in OF_APIS)}
     assert {"LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT"} <= read
-    told = CONTAINERS[f"{service}-{role}"]["environment"]
-    assert {name for name in read if f"${{{name}:-" not in told.get(name, "")} == set()
+    environment = CONTAINERS[f"{service}-{role}"]["environment"]
+    assert {name for name in read if f"${{{name}:-" not in environment.get(name, "")} == set()
 
 
 def test_a_limit_of_the_example_reaches_the_gateway() -> None:
@@ -78,7 +78,7 @@ def test_a_limit_of_the_example_reaches_the_gateway() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OF_APIS | {"OTEL_EXPORTER_OTLP_ENDPOINT"}))
-def test_what_nobody_sets_is_as_it_is_without_containers(name: str) -> None:
+def test_unset_variables_have_the_default_of_the_setting(name: str) -> None:
     for service, known in SETTINGS.items():
         value = CONTAINERS[f"{service}-api"]["environment"][name]
         (default,) = re.findall(rf"^\$\{{{name}:-(.*)\}}$", value)
@@ -86,7 +86,7 @@ def test_what_nobody_sets_is_as_it_is_without_containers(name: str) -> None:
         assert getattr(settings, name.lower()) == known.model_fields[name.lower()].default
 
 
-def test_the_example_shows_the_limits_that_hold() -> None:
+def test_the_example_has_the_default_limits() -> None:
     of_gateway = dict(re.findall(r'env "(\w+)" \| default "(\d+)"', ROUTES))
     of_apis = {
         name: default
@@ -99,18 +99,18 @@ def test_the_example_shows_the_limits_that_hold() -> None:
 
 
 @pytest.mark.parametrize(("service", "role"), ROLES)
-def test_a_role_may_take_its_time_to_stop(service: str, role: str) -> None:
+def test_a_role_has_time_to_drain_before_it_is_killed(service: str, role: str) -> None:
     wanted = 60 if role == "worker" else SETTINGS[service].model_fields["shutdown_grace"].default
     assert seconds(CONTAINERS[f"{service}-{role}"]["stop_grace_period"]) > wanted
 
 
 @pytest.mark.parametrize(("server", "measured"), [("postgres", 1), ("rabbitmq", 2), ("seaweedfs", 16)])
-def test_a_server_that_holds_data_is_not_killed_while_it_stops(server: str, measured: int) -> None:
+def test_a_server_with_data_has_time_to_stop(server: str, measured: int) -> None:
     assert seconds(CONTAINERS[server]["stop_grace_period"]) >= 2 * measured
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_no_container_has_rights_or_memory_without_end(name: str) -> None:
+def test_every_container_is_unprivileged_and_limited(name: str) -> None:
     container = CONTAINERS[name]
     assert container["cap_drop"] == ["ALL"]
     assert container["security_opt"] == ["no-new-privileges:true"]
@@ -119,7 +119,7 @@ def test_no_container_has_rights_or_memory_without_end(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CONTAINERS if CONTAINERS[name]["image"].startswith("rostrum-")])
-def test_our_containers_can_write_to_tmp_only(name: str) -> None:
+def test_rostrums_containers_can_write_to_tmp_only(name: str) -> None:
     container = CONTAINERS[name]
     assert container["read_only"] is True
     writable = [volume for volume in container.get("volumes", []) if not volume.endswith((":ro", ":ro,z"))]
@@ -130,18 +130,18 @@ def test_our_containers_can_write_to_tmp_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_what_runs_for_ever_is_checked_and_started_again(name: str) -> None:
+def test_long_running_containers_are_checked_and_restarted(name: str) -> None:
     container = CONTAINERS[name]
     if name in ONCE:
         assert (container["restart"], container["healthcheck"]) == ("no", {"disable": True})
         return
     assert container["restart"] == "unless-stopped"
     assert "start_interval" in container["healthcheck"]
-    has_image_of_ours = container["image"].startswith("rostrum-") and name != "issuer"
-    assert has_image_of_ours or container["healthcheck"]["test"], "the image of a role brings the test"
+    uses_own_image = container["image"].startswith("rostrum-") and name != "issuer"
+    assert uses_own_image or container["healthcheck"]["test"], "the image of a role defines the check"
 
 
-def test_only_the_gateway_and_grafana_have_a_port_and_a_way_out() -> None:
+def test_only_the_gateway_and_grafana_publish_a_port_and_reach_the_outside() -> None:
     assert [name for name, container in CONTAINERS.items() if "ports" in container] == ["gateway", "grafana"]
     outside = [name for name, network in PROJECT["networks"].items() if not network.get("internal")]
     assert outside == ["edge"]
@@ -151,11 +151,11 @@ def test_only_the_gateway_and_grafana_have_a_port_and_a_way_out() -> None:
     ]
 
 
-def test_what_is_mounted_from_the_checkout_is_there() -> None:
+def test_mounted_files_of_the_checkout_exist() -> None:
     places = [
         volume for container in CONTAINERS.values() for volume in container.get("volumes", []) if volume[0] == "."
     ]
-    # Docker makes an empty folder of what is missing, and the server fails on it.
+    # Docker creates an empty folder for a missing file, and the server fails on it.
     assert [place for place in places if not (ROOT / place.split(":")[0]).exists()] == []
     assert len(places) > 5
 
@@ -163,7 +163,7 @@ def test_what_is_mounted_from_the_checkout_is_there() -> None:
 def test_grafana_finds_its_dashboard_and_prometheus() -> None:
     grafana = CONTAINERS["grafana"]
     mounted = {target: ROOT / source for source, target, _ in (volume.split(":") for volume in grafana["volumes"])}
-    provisioning = mounted["/etc/grafana/provisioning"]  # where the image looks by itself
+    provisioning = mounted["/etc/grafana/provisioning"]  # the image's default
     (provider,) = yaml.safe_load((provisioning / "dashboards" / "rostrum.yml").read_text())["providers"]
     folder = mounted[provider["options"]["path"]]
     home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
@@ -172,26 +172,29 @@ def test_grafana_finds_its_dashboard_and_prometheus() -> None:
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
     host, port = re.findall(r"^http://(\w+):(\d+)$", source["url"])[0]
     assert set(CONTAINERS[host]["networks"]) & set(grafana["networks"])
-    assert port == "9090"  # Prometheus' own, unless it is told another
+    assert port == "9090"  # the default of Prometheus
     assert not any(option.startswith("--web.listen-address") for option in CONTAINERS[host]["command"])
 
 
 @pytest.mark.parametrize("server", ["postgres", "rabbitmq"])
-def test_the_gateway_cannot_reach(server: str) -> None:
+def test_the_gateway_cannot_reach_servers_with_data(server: str) -> None:
     assert not set(CONTAINERS["gateway"]["networks"]) & set(CONTAINERS[server]["networks"])
 
 
-def test_prometheus_is_on_a_network_with_all_that_it_asks() -> None:
-    asked = yaml.safe_load((ROOT / "deploy" / "observability" / "prometheus.yml").read_text())["scrape_configs"]
+def test_prometheus_shares_a_network_with_every_target() -> None:
+    scraped = yaml.safe_load((ROOT / "deploy" / "observability" / "prometheus.yml").read_text())["scrape_configs"]
     hosts = {
-        target.rpartition(":")[0] for job in asked for group in job["static_configs"] for target in group["targets"]
+        target.rpartition(":")[0]
+        for job in scraped
+        for group in job["static_configs"]
+        for target in group["targets"]
     }
     assert {f"{service}-{role}" for service, role in ROLES} < hosts
     networks = set(CONTAINERS["prometheus"]["networks"])
     assert {host for host in hosts if not networks & set(CONTAINERS[host]["networks"])} == set()
 
 
-def test_a_collector_as_the_readme_has_it_is_reached_by_all_roles() -> None:
+def test_every_role_reaches_the_collector_of_the_readme() -> None:
     readme = (ROOT / "deploy" / "compose" / "README.md").read_text()
     (example,) = re.findall(r"```yaml\n(services:\n  collector:.*?)```", readme, re.DOTALL)
     networks = set(yaml.safe_load(example)["services"]["collector"]["networks"])
@@ -201,39 +204,39 @@ def test_a_collector_as_the_readme_has_it_is_reached_by_all_roles() -> None:
 
 
 @pytest.mark.parametrize(("service", "role"), ROLES)
-def test_a_role_knows_no_other_services_secrets(service: str, role: str) -> None:
+def test_a_role_has_no_secrets_of_other_services(service: str, role: str) -> None:
     secrets = {name for name in re.findall(r"^(\w+)=generated$", EXAMPLE, re.MULTILINE) if "RABBITMQ" not in name}
     own = {name for name in secrets if name.startswith(service.upper())}
-    told = " ".join(str(value) for value in CONTAINERS[f"{service}-{role}"]["environment"].values())
-    assert {name for name in secrets if f"${{{name}" in told} <= own
+    environment = " ".join(str(value) for value in CONTAINERS[f"{service}-{role}"]["environment"].values())
+    assert {name for name in secrets if f"${{{name}" in environment} <= own
     assert [volume for volume in CONTAINERS[f"{service}-{role}"]["volumes"] if "token" in volume] == [
         f"{service}-token:/run/token:ro"
     ]
 
 
-def test_the_connections_that_roles_may_open_are_fewer_than_the_database_has() -> None:
+def test_the_roles_open_fewer_connections_than_the_database_allows() -> None:
     command = " ".join(CONTAINERS["postgres"]["command"])
     most = int(re.findall(r"max_connections=(\d+)", command)[0])
     pools = sum(
         int(CONTAINERS[f"{service}-{role}"]["environment"]["DATABASE_POOL_SIZE"]) for service, role in ROLES
     )
-    # A role has a connection or two beside its pool, and tickets' api a second pool; some are left for operators.
+    # A role has a connection or two beside its pool, the api of tickets a second pool; operators need some too.
     assert 2 * pools + 3 * len(ROLES) < most - 20
 
 
-def test_the_example_names_each_variable_and_no_other() -> None:
+def test_the_example_lists_exactly_the_variables_in_use() -> None:
     used = set(re.findall(r"\$\{([A-Z0-9_]+)", TEXT))
-    assert used - set(NAMED) == {"ROSTRUM_REVISION"}, "this one is for whoever builds a release"
+    assert used - set(NAMED) == {"ROSTRUM_REVISION"}, "this one is set when a release is built"
     assert set(NAMED) <= used
 
 
-def test_the_route_to_files_has_no_middleware_that_the_other_routes_do_not_define() -> None:
+def test_the_route_to_files_uses_defined_middlewares_only() -> None:
     (route,) = yaml.safe_load((ROOT / "deploy" / "compose" / "files.yml").read_text())["http"]["routers"].values()
     _, _, defined = ROUTES.partition("\n  middlewares:\n")
     assert set(route["middlewares"]) <= set(re.findall(r"^    ([a-z-]+):$", defined, re.MULTILINE))
 
 
-def test_the_gateways_entry_points_are_those_of_the_local_cluster() -> None:
+def test_the_entry_points_have_the_options_of_the_local_cluster() -> None:
     options = yaml.safe_load((ROOT / "deploy" / "compose" / "traefik.yml").read_text())
     here = dict(_flat(options["entryPoints"], "entrypoints"))
     there = {name: value for name, value in traefik.OPTIONS.items() if name.startswith("entrypoints.")}

@@ -9,7 +9,7 @@ from deploy.compose import issuer as issuing
 from deploy.local.issuer import load_issuer
 
 
-def test_each_service_gets_a_token_of_its_own_that_the_published_keys_verify(
+def test_the_published_keys_verify_the_token_of_each_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(issuing, "JWKS", tmp_path / "jwks")

@@ -1,4 +1,4 @@
-"""The script before the containers: it names what is missing, and makes secrets once."""
+"""``prepare.sh`` reports what is missing, and generates secrets once."""
 
 import os
 import re
@@ -23,7 +23,7 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with nothing in it but what the script reads; its ``bin`` is the only place for commands."""
+    """Return a checkout with only what the script reads; commands come from its ``bin`` only."""
     (tmp_path / "deploy" / "compose").mkdir(parents=True)
     for name in ("prepare.sh", "env.example"):
         shutil.copy(FOLDER / name, tmp_path / "deploy" / "compose")
@@ -53,7 +53,7 @@ def secrets(checkout: Path) -> dict[str, str]:
     return dict(re.findall(r"^(\w+)=(\S+)$", (checkout / ".env").read_text(), re.MULTILINE))
 
 
-def test_without_docker_one_line_says_how_to_get_it(checkout: Path) -> None:
+def test_missing_docker_is_reported_in_one_line_with_the_way_out(checkout: Path) -> None:
     failed = prepare(checkout)
     assert failed.returncode == 1
     assert re.fullmatch(r"Docker is missing: .*https://docs\.docker\.com/engine/install.*\n", failed.stderr)
@@ -61,33 +61,33 @@ def test_without_docker_one_line_says_how_to_get_it(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("compose", "engine", "said"),
+    ("compose", "engine", "message"),
     [
         ("exit 1", "echo 28.2.2", "compose plugin is missing"),
-        ("echo 2.17.0", "echo 28.2.2", "compose plugin is 2.17.0; 2.23.1 is needed"),
-        ("echo v2.9.9", "echo 28.2.2", "compose plugin is v2.9.9; 2.23.1 is needed"),
+        ("echo 2.17.0", "echo 28.2.2", "compose plugin is 2.17.0, but must be 2.23.1"),
+        ("echo v2.9.9", "echo 28.2.2", "compose plugin is v2.9.9, but must be 2.23.1"),
         ("echo 2.40.3", "exit 1", "No Docker engine answers"),
-        ("echo 2.40.3", "echo 24.0.7", "engine is 24.0.7; 25 is needed"),
+        ("echo 2.40.3", "echo 24.0.7", "engine is 24.0.7, but must be 25"),
     ],
 )
-def test_what_is_missing_or_too_old_is_said_in_one_line(
-    checkout: Path, compose: str, engine: str, said: str
+def test_a_missing_or_outdated_part_is_reported_in_one_line(
+    checkout: Path, compose: str, engine: str, message: str
 ) -> None:
     has_docker(checkout, compose=compose, engine=engine)
     failed = prepare(checkout)
     assert failed.returncode == 1
-    assert said in failed.stderr
+    assert message in failed.stderr
     assert failed.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("compose", "engine"), [("2.23.1", "25.0.0"), ("v5.0.1", "26.1.5+dfsg1")])
-def test_what_is_new_enough_is_taken(checkout: Path, compose: str, engine: str) -> None:
+def test_supported_versions_are_accepted(checkout: Path, compose: str, engine: str) -> None:
     has_docker(checkout, compose=f"echo {compose}", engine=f"echo {engine}")
     done = prepare(checkout)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_secrets_are_made_once_and_only_their_owner_may_read_them(checkout: Path) -> None:
+def test_secrets_are_generated_once_and_readable_by_their_owner_only(checkout: Path) -> None:
     has_docker(checkout)
     assert prepare(checkout).returncode == 0
     made = secrets(checkout)
@@ -100,7 +100,7 @@ def test_secrets_are_made_once_and_only_their_owner_may_read_them(checkout: Path
     assert secrets(checkout) == made
 
 
-def test_a_new_secret_is_added_to_those_that_are_there(checkout: Path) -> None:
+def test_a_new_secret_is_added_to_existing_ones(checkout: Path) -> None:
     has_docker(checkout)
     (checkout / ".env").write_text("GATEWAY_PORT=9000\nPOSTGRES_PASSWORD=chosen\n")
     assert prepare(checkout).returncode == 0
