@@ -1,1 +1,1 @@
-"""The whole cluster as processes of one machine, without Docker: for development, demonstrations and tests."""
+"""The whole cluster as processes of one machine, without Docker: for development, the demo and tests."""

@@ -1,4 +1,4 @@
-"""The verbs of the local cluster: ``python -m deploy.local up | down | ps | logs | token | messages | …``."""
+"""Commands of the local cluster: ``python -m deploy.local up | down | ps | logs | token | messages | …``."""
 
 import argparse
 import asyncio
@@ -23,7 +23,7 @@ from deploy.local.running import ROOT, AlreadyRunning, only_one, read_running, r
 from deploy.local.supervisor import MEBIBYTE, process_of, read_records, stop_leftovers
 from deploy.local.usage import Use, family, measure
 
-NOTHING_RUNS = "No cluster of this checkout runs."
+NOTHING_RUNS = "The cluster of this checkout is not running: `make up` starts it."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,22 +33,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("up", help="start the cluster and stay in the foreground")
     verb.add_argument("--detach", action="store_true", help="start in the background, wait until it is ready")
-    verbs.add_parser("down", help="stop it, and wait until all is gone")
-    verbs.add_parser("ps", help="what runs, and what it uses")
-    verb = verbs.add_parser("logs", help="the end of the log")
+    verbs.add_parser("down", help="stop the cluster, and wait for its end")
+    verbs.add_parser("ps", help="show the processes, their memory and CPU")
+    verb = verbs.add_parser("logs", help="show the end of the log")
     verb.add_argument("names", nargs="*", help="only these processes, such as events.api or cluster")
-    verb.add_argument("-f", "--follow", action="store_true", help="wait for more")
+    verb.add_argument("-f", "--follow", action="store_true", help="wait for more lines")
     verb.add_argument("-n", "--lines", type=int, default=200)
-    verb = verbs.add_parser("token", help="print a developer's token; the cluster need not run")
-    verb.add_argument("--org", required=True, help="the organizer it speaks for")
+    verb = verbs.add_parser("token", help="print a developer token; the cluster need not run")
+    verb.add_argument("--org", required=True, help="the organizer, for the claim `org`")
     verb.add_argument("--scope", default=PUBLIC_SCOPES)
     verb.add_argument("--sub", default="developer")
     verb.add_argument("--lifetime", type=float, default=DEVELOPER_LIFETIME, help="seconds")
-    verb = verbs.add_parser("messages", help="outbox and dead letters of a service of the cluster that runs")
+    verb = verbs.add_parser("messages", help="inspect and repair the outbox and dead letters of a service")
     verb.add_argument("service")
-    verb.add_argument("command", nargs=argparse.REMAINDER, help="of shared.messaging, such as outbox status")
-    verbs.add_parser("clean-state", help="forget all data, keys and logs of the cluster")
-    verbs.add_parser("demo", help="the main job, step by step", add_help=False)
+    verb.add_argument(
+        "command", nargs=argparse.REMAINDER, help="a command of shared.messaging, such as `outbox status`"
+    )
+    verbs.add_parser("clean-state", help="delete all data, keys and logs of the cluster")
+    verbs.add_parser("demo", help="import, sell and export an event, step by step", add_help=False)
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.verb != "demo":
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -89,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def up(state: Path) -> int:
-    # Loads the clients of all servers, which takes a second that the other verbs need not wait.
+    # It imports the clients of all servers, which takes a second; the other commands do not need them.
     from deploy.local import cluster  # noqa: PLC0415
 
     return asyncio.run(cluster.up(state))
@@ -113,13 +115,13 @@ def up_in_background(state: Path) -> int:
         )
         try:
             while child.poll() is None and not _is_ready(state, child.pid):
-                _print_news(lines)
+                _print_new_lines(lines)
                 time.sleep(0.1)
         except KeyboardInterrupt:
             child.terminate()
             child.wait()
             raise
-        _print_news(lines)
+        _print_new_lines(lines)
     if child.returncode is not None:
         print(errors.read_text(), end="", file=sys.stderr)
         return 1
@@ -132,8 +134,8 @@ def _is_ready(state: Path, pid: int) -> bool:
     return running is not None and running.pid == pid and running.ready
 
 
-def _print_news(log: TextIO) -> None:
-    in_failure = False  # the reason of a failure has more lines
+def _print_new_lines(log: TextIO) -> None:
+    in_failure = False  # a failure's reason may have several lines
     for line in log:
         in_failure = line.startswith("cluster | ") or (in_failure and line.startswith("    "))
         if in_failure:
@@ -147,23 +149,25 @@ def down(state: Path) -> int:
     pid = running_pid(state)
     if pid is None:
         leftovers = stop_leftovers(state / "run")
-        print(f"Stopped what a killed run had left: {', '.join(leftovers)}." if leftovers else NOTHING_RUNS)
+        print(
+            f"Stopped the processes that a killed run left: {', '.join(leftovers)}." if leftovers else NOTHING_RUNS
+        )
         return 0
     started_at = time.monotonic()
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
-    if not _gone(state, pid, within=60.0):
-        print("It takes too long: killing what is left.", file=sys.stderr)
+    if not _ended(state, pid, within=60.0):
+        print("The cluster did not stop within 60 s: killing its processes.", file=sys.stderr)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-        if not _gone(state, pid, within=15.0):
-            print(f"Process {pid} does not end.", file=sys.stderr)
+        if not _ended(state, pid, within=15.0):
+            print(f"Process {pid} did not end: kill it, then run `make down` again.", file=sys.stderr)
             return 1
     print(f"Stopped after {time.monotonic() - started_at:.1f} s.")
     return 0
 
 
-def _gone(state: Path, pid: int, *, within: float) -> bool:
+def _ended(state: Path, pid: int, *, within: float) -> bool:
     deadline = time.monotonic() + within
     while running_pid(state) == pid:
         if time.monotonic() > deadline:
@@ -182,7 +186,7 @@ def clean_state(state: Path) -> int:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    print(f"{state} is empty.")
+    print(f"deleted everything in {state}")
     return 0
 
 
@@ -190,7 +194,7 @@ def clean_state(state: Path) -> int:
 
 
 def messages(state: Path, service: str, command: Sequence[str]) -> int:
-    """Runs the operator's tool with the settings that the service's own processes have."""
+    """Run the operator's command with the settings of the service's own processes."""
     from deploy.local import cluster  # noqa: PLC0415 - as for `up`
 
     running = read_running(state)
@@ -198,7 +202,7 @@ def messages(state: Path, service: str, command: Sequence[str]) -> int:
         print(NOTHING_RUNS, file=sys.stderr)
         return 1
     if service not in cluster.SERVICES:
-        print(f"{service} is no service: {', '.join(cluster.SERVICES)}", file=sys.stderr)
+        print(f"Unknown service {service}: use one of {', '.join(cluster.SERVICES)}.", file=sys.stderr)
         return 2
     environment = cluster.settings_of_running(state, running, service)
     with contextlib.suppress(KeyboardInterrupt):
@@ -218,7 +222,7 @@ def ps(state: Path) -> int:
         return 1
     running = read_running(state)
     kept = [(record, process) for record in read_records(state / "run") if (process := process_of(record))]
-    # The supervisor is the parent of all others, so only it itself is counted.
+    # The supervisor is the parent of all others, so its own family is only itself.
     families = [[psutil.Process(pid)], *(family(process) for _, process in kept)]
     uses = measure(families, seconds=2.0)
     rows = [("cluster", pid, "ready" if running and running.ready else "starting", 0)]
@@ -256,7 +260,7 @@ def _age(process: psutil.Process) -> str:
 def logs(state: Path, names: Sequence[str], *, lines: int, follow: bool) -> int:
     path = state / "logs" / "cluster.log"
     if not path.exists():
-        print(f"There is no log yet: {path}", file=sys.stderr)
+        print(f"No log yet: {path}. `make up` starts the cluster.", file=sys.stderr)
         return 1
     wanted = tuple(f"{name} | " for name in names) or ("",)
     with path.open(errors="replace") as file:
@@ -271,7 +275,7 @@ def logs(state: Path, names: Sequence[str], *, lines: int, follow: bool) -> int:
 
 
 def _further_lines(path: Path, file: TextIO) -> Iterator[str]:
-    """Lines as they are written, also over the change to a new file. Never ends."""
+    """Yield lines as they are written, across rotations of the file. It never ends."""
     rest = ""
     while True:
         if not (text := file.readline()):

@@ -1,11 +1,8 @@
-"""What the local cluster consists of: which processes run, with which settings, in which order.
+"""The local cluster: its processes, their settings and their order.
 
 postgres ─── provisioning ─── migrations ─┬─ apis ─── gateway
 rabbitmq ─────────────────────────────────┼─ consumers
-storage ─── bucket ───────────────────────┘
-
-Storage is SeaweedFS, for STORAGE_PLACE=s3 only. Servers that DATABASE_URL, RABBITMQ_URL or S3_ENDPOINT point to are
-used instead of our own.
+storage ─── bucket ───────────────────────┘   (SeaweedFS, for STORAGE_PLACE=s3 only)
 """
 
 import asyncio
@@ -34,13 +31,13 @@ from deploy.local.issuer import (
 )
 from deploy.local.ports import free_port
 from deploy.local.process import MissingPart, Process, StepFailed, http_ready, tcp_ready
-from deploy.local.running import ROOT, Running, forget_running, only_one, tell_running
+from deploy.local.running import ROOT, Running, only_one, publish_running, remove_running
 from deploy.local.supervisor import ClusterFailed, Log, Supervisor, Tier, stop_leftovers
 
 HOST = "127.0.0.1"
 GATEWAY_PORT = 8080
 
-# The roles each service runs in. Events and tickets have no jobs, so they have no worker.
+# The roles of each service. Events and tickets have no jobs, so they have no worker.
 SERVICES: Mapping[str, tuple[str, ...]] = {
     "events": ("api", "messenger"),
     "tickets": ("api", "messenger"),
@@ -51,7 +48,10 @@ SERVICES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is decided before anything starts. ``given`` is the environment of the one who starts it."""
+    """What is decided before anything starts. ``given`` is the environment of the command that starts it.
+
+    Servers that its DATABASE_URL, RABBITMQ_URL or S3_ENDPOINT name are used instead of local ones.
+    """
 
     state: Path
     given: Mapping[str, str]
@@ -87,7 +87,7 @@ class Cluster:
         return self.given["DATABASE_URL"]
 
     def database_url(self, service: str) -> str:
-        """The service's own role, on the server of the administrator's URL."""
+        """Return the URL of the service's own role, on the server of the administrator's URL."""
         admin = urlsplit(self.admin_database_url)
         server = admin.netloc.rpartition("@")[2]
         password = self.secrets[f"database.{service}"]
@@ -103,7 +103,7 @@ class Cluster:
 
 
 def plan(state: Path, given: Mapping[str, str], *, root: Path = ROOT) -> Cluster:
-    """Choose ports and make secrets and keys, or find those of the last run. Raises ``ClusterFailed``."""
+    """Choose ports and generate secrets and keys, or load those of the last run. Raise ``ClusterFailed``."""
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Cluster(
         state=state,
@@ -116,8 +116,8 @@ def plan(state: Path, given: Mapping[str, str], *, root: Path = ROOT) -> Cluster
 
 
 def settings_of_running(state: Path, running: Running, service: str) -> dict[str, str]:
-    """The environment that the service's processes have in the cluster that runs."""
-    # What the cluster itself was given, such as RABBITMQ_URL, it passes on to them.
+    """Return the environment of the service's processes in the running cluster."""
+    # The cluster passes its own environment, such as RABBITMQ_URL, on to them.
     given = psutil.Process(running.pid).environ()
     cluster = Cluster(
         state=state,
@@ -133,13 +133,13 @@ def tiers(cluster: Cluster) -> list[Tier]:
     async def start_postgres() -> Sequence[Process]:
         if cluster.own_postgres:
             return [await postgres.prepare(cluster.state, durable=True, port=cluster.ports["postgres"])]
-        return await _expect(cluster, "DATABASE_URL", 5432)
+        return await _wait_for_external(cluster, "DATABASE_URL", 5432)
 
     async def start_rabbitmq() -> Sequence[Process]:
         if cluster.own_rabbitmq:
             tools = cluster.root / ".state" / "tools"
             return [await rabbitmq.prepare(cluster.state, tools=tools, port=cluster.ports["rabbitmq"])]
-        return await _expect(cluster, "RABBITMQ_URL", 5672)
+        return await _wait_for_external(cluster, "RABBITMQ_URL", 5672)
 
     async def start_storage() -> Sequence[Process]:
         return [await seaweedfs.prepare(cluster.state, port=cluster.ports["s3"])] if cluster.own_s3 else []
@@ -207,7 +207,7 @@ def _role(cluster: Cluster, service: str, role: str) -> Process:
     name = f"{service}.{role}"
     port = cluster.ports[name]
     port_setting = "API_PORT" if role == "api" else "HEALTH_PORT"
-    # Every connection costs this one machine a process of PostgreSQL.
+    # Each connection costs a PostgreSQL process on this machine.
     pool = {"DATABASE_POOL_SIZE": "2" if role == "messenger" else "4"}
     return Process(
         name=name,
@@ -227,8 +227,8 @@ async def _gateway(cluster: Cluster) -> Process:
     )
 
 
-# One tzdata for every process, the pinned one; lines as they are printed; compiled once and not by each process at
-# each start, which takes most of a start's time; less memory for threads.
+# The pinned tzdata for every process; unbuffered output; bytecode written once, as compiling takes most of a start;
+# less memory for threads.
 _PYTHON = {
     "PYTHONTZPATH": "",
     "PYTHONUNBUFFERED": "1",
@@ -264,8 +264,8 @@ def _s3_settings(cluster: Cluster) -> dict[str, str]:
     return seaweedfs.client_env(cluster.state, port=cluster.ports["s3"])
 
 
-async def _expect(cluster: Cluster, variable: str, default_port: int) -> Sequence[Process]:
-    """A server that is given and not ours: only see that something answers."""
+async def _wait_for_external(cluster: Cluster, variable: str, default_port: int) -> Sequence[Process]:
+    """Wait until an external server answers; it needs no process."""
     address = urlsplit(cluster.given[variable])
     host, port = address.hostname or HOST, address.port or default_port
     answers = tcp_ready(host, port)
@@ -274,12 +274,12 @@ async def _expect(cluster: Cluster, variable: str, default_port: int) -> Sequenc
             return []
         await asyncio.sleep(0.2)
     raise ClusterFailed(
-        f"Nothing answers at {host}:{port}, where {variable} points to: start it, or unset {variable}."
+        f"{variable} points to {host}:{port}, where nothing answers: start a server there, or unset {variable}."
     )
 
 
 def _choose_ports(path: Path, gateway_port: str | None) -> dict[str, int]:
-    """The ports of the last run where they are still free, others where not."""
+    """Return the ports of the last run, replacing those that are not free any more."""
     try:
         last: dict[str, int] = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -301,14 +301,14 @@ def _gateway_port(asked: str | None, last: int | None) -> int:
         port = free_port(GATEWAY_PORT)
         return port if port == GATEWAY_PORT or last is None else free_port(last)
     if not asked.isdecimal() or not 0 < int(asked) < 65536:
-        raise ClusterFailed(f"GATEWAY_PORT={asked} is not a port: give a number from 1 to 65535.")
+        raise ClusterFailed(f"GATEWAY_PORT={asked} is not a port: it must be a number from 1 to 65535.")
     if free_port(int(asked)) != int(asked):
-        raise ClusterFailed(f"Port {asked} is taken: choose another GATEWAY_PORT, or unset it to get a free one.")
+        raise ClusterFailed(f"GATEWAY_PORT={asked} is in use: choose another port, or unset it to get a free one.")
     return int(asked)
 
 
 def _secrets(path: Path) -> dict[str, str]:
-    """Made once; a name that is missing is added."""
+    """Load the secrets, and generate missing ones."""
     known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     names = ("storage_signing_key", *(f"database.{service}" for service in SERVICES))
     wanted = {name: known.get(name) or secrets.token_hex(24) for name in names}
@@ -317,23 +317,23 @@ def _secrets(path: Path) -> dict[str, str]:
     return wanted
 
 
-# -------------------- running it
+# -------------------- run
 
 
 async def up(state: Path, *, root: Path = ROOT) -> int:
-    """Run the cluster until it is asked to stop or can't go on; answer the exit code. Raises ``AlreadyRunning``."""
+    """Run the cluster until a signal or a failure stops it; return the exit code. Raise ``AlreadyRunning``."""
     with only_one(state):
         leftovers = await asyncio.to_thread(stop_leftovers, state / "run")
         log = Log(state / "logs" / "cluster.log", echo=True)
         if leftovers:
-            log.line("cluster", f"stopped what a killed run had left: {', '.join(leftovers)}")
+            log.line("cluster", f"stopped the processes that a killed run left: {', '.join(leftovers)}")
         try:
             await _run(plan(state, os.environ, root=root), log)
         except (ClusterFailed, MissingPart, StepFailed) as failure:
-            log.line("cluster", f"failed, all is stopped: {failure}")
+            log.line("cluster", f"failed and stopped: {failure}")
             return 1
         finally:
-            forget_running(state)
+            remove_running(state)
             seaweedfs.remove_sockets(state)
             log.close()
     return 0
@@ -345,16 +345,16 @@ async def _run(cluster: Cluster, log: Log) -> None:
         asyncio.get_running_loop().add_signal_handler(number, supervisor.request_stop)
     write_service_tokens(cluster.issuer, cluster.tokens, tuple(SERVICES))
 
-    def tell(*, ready: bool) -> None:
+    def publish(*, ready: bool) -> None:
         running = Running(os.getpid(), ready, cluster.gateway_url, dict(cluster.ports))
-        tell_running(cluster.state, running)
+        publish_running(cluster.state, running)
 
     def when_ready(seconds: float) -> None:
-        tell(ready=True)
+        publish(ready=True)
         gateway = cluster.gateway_url
         supervisor.say(f"ready after {seconds:.1f} s: gateway {gateway}, documentation {gateway}/docs")
 
-    tell(ready=False)
+    publish(ready=False)
     renewing = asyncio.create_task(
         keep_service_tokens_fresh(cluster.issuer, cluster.tokens, tuple(SERVICES), trouble=supervisor.say)
     )
@@ -362,4 +362,4 @@ async def _run(cluster: Cluster, log: Log) -> None:
         await supervisor.run(when_ready=when_ready)
     finally:
         renewing.cancel()
-    supervisor.say("all is stopped")
+    supervisor.say("stopped")

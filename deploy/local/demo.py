@@ -1,7 +1,7 @@
-"""The main job of Rostrum, done through the gateway as its users do it; every step's result is checked.
+"""Import, sell and export an event through the gateway, as users do, and check the result of every step.
 
-``python -m deploy.local demo [ARCHIVE]`` does it with the local cluster, ``demonstrate`` with any. Exit code 0 only
-if every check held.
+``python -m deploy.local demo [ARCHIVE]`` uses the local cluster, ``demonstrate`` any cluster. The exit code is 0
+only if every check passed.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ PATIENCE = 300.0
 
 
 class CheckFailed(Exception):
-    """A step came to an end, but not with the result that it promises."""
+    """A step ended with a wrong result."""
 
 
 def check(holds: object, what: str) -> None:
@@ -60,7 +60,7 @@ def _body(response: httpx.Response) -> Any:
 
 
 class Step:
-    """One line of output: what came back, and how long it took."""
+    """One line of output: the result and its duration."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -81,18 +81,18 @@ async def step(title: str) -> AsyncIterator[Step]:
 def main(argv: Sequence[str]) -> int:
     archive = Path(argv[0]) if argv and argv[0] else ARCHIVE
     if not archive.is_file():
-        print(f"There is no archive at {archive}.", file=sys.stderr)
+        print(f"Archive not found: {archive}. Give the path of an Open Event archive.", file=sys.stderr)
         return 2
     state = state_folder()
     if running_pid(state) is None and (failed := up_in_background(state)):
         return failed
     running = read_running(state)
     if running is None or not running.ready:
-        print("The cluster of this checkout is still starting; `make logs` shows how far it is.", file=sys.stderr)
+        print("The cluster of this checkout is still starting: `make logs` shows its progress.", file=sys.stderr)
         return 1
     token = load_issuer(state / "issuer").issue("demo", org=ORGANIZER)
     commands = {
-        "a token": "make token ORG=demo",
+        "token": "make token ORG=demo",
         "logs, processes": "make logs, make ps",
         "stop": "make down",
     }
@@ -100,15 +100,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def demonstrate(gateway: str, token: str, archive: Path, *, commands: Mapping[str, str], logs: str) -> int:
-    """All steps, with a cluster that runs; answers the exit code. ``commands`` are shown at the end, ``logs`` when
-    the cluster can't be reached."""
+    """Run all steps on a running cluster; return the exit code.
+
+    ``commands`` are printed at the end, the command ``logs`` if the cluster cannot be reached.
+    """
     try:
         asyncio.run(_demo(gateway, token, archive, commands))
     except CheckFailed as failure:
         print(f"✗ {failure}", file=sys.stderr)
         return 1
     except httpx.HTTPError as failure:
-        print(f"✗ {type(failure).__name__}: {failure} (`{logs}` shows what the services say)", file=sys.stderr)
+        print(f"✗ {type(failure).__name__}: {failure} (`{logs}` shows the logs of the services)", file=sys.stderr)
         return 1
     return 0
 
@@ -123,13 +125,13 @@ async def _demo(gateway: str, token: str, archive: Path, commands: Mapping[str, 
         await sell_tickets(demo)
         await shrink_picture(demo)
         await export_event(demo)
-        async with step("where things are") as now:
+        async with step("addresses and commands") as now:
             docs = await http.get("/docs")
             check(docs.status_code == 200 and "swagger" in docs.text.lower(), "/docs must be served")
             now.result = f"gateway {gateway}"
             places = {
                 "documentation": f"{gateway}/docs",
-                "the event": f"{gateway}/v1/events/{demo.event['identifier']}",
+                "event": f"{gateway}/v1/events/{demo.event['identifier']}",
                 **commands,
             }
             now.details = [f"{name:<18} {place}" for name, place in places.items()]
@@ -149,7 +151,7 @@ async def import_archive(demo: Demo) -> None:
         )
         for name in ("sessions", "speakers", "tracks", "microlocations", "sponsors"):
             found = await _count(demo, f"/v1/events/{demo.event['id']}/{name}")
-            check(found == counts[name], f"{name}: {counts[name]} imported, {found} can be read")
+            check(found == counts[name], f"{name}: {counts[name]} imported, but {found} listed")
         repairs = job["repairs"]
         now.details = [f"{item['member']}: {item['message']}" for item in repairs[:5]]
         if len(repairs) > 5:
@@ -167,10 +169,10 @@ async def show_first_day(demo: Demo) -> None:
             sessions = days[0]["sessions"]
             now.result = f"{days[0]['date']}, {len(sessions)} sessions"
             instants = [datetime.fromisoformat(item["starts_at"]) for item in sessions]
-            check(instants == sorted(instants), "the schedule must be in order")
+            check(instants == sorted(instants), "the schedule must be sorted by time")
             check(
                 all(item["starts_at"].startswith(days[0]["date"]) for item in sessions),
-                "each session must lie on the day under which it stands",
+                "each session must begin on the day that lists it",
             )
             for item in sessions[:6]:
                 room = (item["microlocation"] or {}).get("name", "no room")
@@ -186,9 +188,9 @@ async def sell_tickets(demo: Demo) -> None:
     async with step("three tickets") as now:
         event_id = demo.event["id"]
         if ends_at < datetime.now(UTC) + timedelta(days=2):
-            # Tickets must be on sale before the event ends, and archives tell of conferences long past.
-            event_id = await _twin_in_the_future(demo)
-        await _known_to_tickets(demo, event_id)
+            # Sales must end before the event does, and most archives hold past conferences.
+            event_id = await _copy_in_the_future(demo)
+        await _tickets_knows(demo, event_id)
         today = datetime.now(UTC).replace(microsecond=0)
 
         async def ticket(name: str, opens: int, closes: int) -> Any:
@@ -215,26 +217,26 @@ async def sell_tickets(demo: Demo) -> None:
             ]
             for sales, sales_filter in (("all", {}), ("open", {"sales": "open"}))
         }
-        check(listed["all"] == ["Regular", "Early bird", "Last minute"], f"in order: {listed['all']}")
+        check(listed["all"] == ["Regular", "Early bird", "Last minute"], f"sequence: {listed['all']}")
         check(listed["open"] == ["Regular"], f"on sale: {listed['open']}")
-        now.result = f"on sale {', '.join(listed['open'])}; all in order {', '.join(listed['all'])}"
+        now.result = f"on sale {', '.join(listed['open'])}; all in sequence {', '.join(listed['all'])}"
 
 
-async def _twin_in_the_future(demo: Demo) -> str:
+async def _copy_in_the_future(demo: Demo) -> str:
     start = datetime.now(UTC).replace(microsecond=0) + timedelta(days=60)
-    twin = await demo.post(
+    copy = await demo.post(
         "/v1/events",
         name=f"{demo.event['name']}, next edition",
         timezone=demo.event["timezone"],
         starts_at=start.isoformat(),
         ends_at=(start + timedelta(days=2)).isoformat(),
     )
-    await demo.post(f"/v1/events/{twin['id']}/publish")
-    return str(twin["id"])
+    await demo.post(f"/v1/events/{copy['id']}/publish")
+    return str(copy["id"])
 
 
-async def _known_to_tickets(demo: Demo, event_id: str) -> None:
-    """The tickets service learns of an event by a message, moments after it was made."""
+async def _tickets_knows(demo: Demo, event_id: str) -> None:
+    """Wait until the tickets service has received the message about the event."""
     async with asyncio.timeout(30):
         path = f"/v1/events/{event_id}/tickets"
         while (await demo.http.get(path)).status_code == 404:  # noqa: ASYNC110 - it changes in another process
@@ -242,7 +244,7 @@ async def _known_to_tickets(demo: Demo, event_id: str) -> None:
 
 
 async def shrink_picture(demo: Demo) -> None:
-    async with step("a PNG with transparency becomes JPEG") as now:
+    async with step("convert a PNG with transparency to JPEG") as now:
         png = _picture()
         image = _body(await demo.http.post("/v1/images", files={"file": ("logo.png", png)}, data={"kind": "event"}))
         async with asyncio.timeout(PATIENCE):
@@ -257,7 +259,7 @@ async def shrink_picture(demo: Demo) -> None:
             with Image.open(io.BytesIO(fetched.content)) as opened:
                 check(opened.format == "JPEG" and opened.size == (variant["width"], variant["height"]), "size")
                 corner = opened.convert("L").tobytes()[0]
-            check(corner >= 250, "what was transparent must be white, but for what JPEG rounds")
+            check(corner >= 250, "transparent areas must be white, within the rounding of JPEG")
             saved = 100 - 100 * variant["size"] / len(png)
             now.details.append(
                 f"{variant['name']:<10} {variant['width']}×{variant['height']}  "
@@ -283,18 +285,20 @@ async def export_event(demo: Demo) -> None:
         job = await _finished(demo, f"/v1/exports/{job['id']}")
         now.result = f"{job['size']:,} bytes"
     async with step("download through the signed link") as now:
-        async with httpx.AsyncClient(timeout=60) as anybody:  # the link alone must do, without a token
-            content = (await anybody.get(job["download_url"])).content
-            check(hashlib.sha256(content).hexdigest() == job["sha256"], "the checksum must be the announced one")
-            forged = await anybody.get(job["download_url"][:-1] + ("0" if job["download_url"][-1] != "0" else "1"))
+        async with httpx.AsyncClient(timeout=60) as anonymous:  # the link must work without a token
+            content = (await anonymous.get(job["download_url"])).content
+            check(hashlib.sha256(content).hexdigest() == job["sha256"], "the checksum must equal the announced one")
+            forged = await anonymous.get(
+                job["download_url"][:-1] + ("0" if job["download_url"][-1] != "0" else "1")
+            )
             check(forged.status_code in (403, 404), f"a forged link got {forged.status_code}")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            check(archive.testzip() is None, "every member must be whole")
+            check(archive.testzip() is None, "every member must be intact")
             names = archive.namelist()
             for name, endpoint in (("sessions", "sessions"), ("speakers", "speakers")):
-                there = len(json.loads(archive.read(name)))
+                exported = len(json.loads(archive.read(name)))
                 expected = await _count(demo, f"/v1/events/{demo.event['id']}/{endpoint}")
-                check(there == expected, f"{name}: {expected} stored, {there} in the export")
+                check(exported == expected, f"{name}: {expected} stored, but {exported} exported")
             details = [
                 f"{name:<16} {len(json.loads(archive.read(name))):>5} records"
                 for name in names
@@ -306,7 +310,7 @@ async def export_event(demo: Demo) -> None:
 
 
 async def _finished(demo: Demo, path: str) -> Any:
-    """Follows a job, showing its progress on a terminal; returns it when it is done."""
+    """Follow a job, print its progress, and return it when it is done."""
     shown = ""
     async with asyncio.timeout(PATIENCE):
         while True:

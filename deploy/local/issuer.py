@@ -1,6 +1,6 @@
-"""The local issuer of tokens: stands in for the identity provider that a real installation has.
+"""The local token issuer, which replaces the identity provider of a real installation.
 
-It signs tokens for developers and for the services of this checkout only; its key never leaves the state folder.
+It signs tokens for developers and for the services of this checkout; its key never leaves the state folder.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from uuid import uuid4
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-# Reserved by RFC 2606, so that no real issuer can have this name.
+# RFC 2606 reserves the name, so no real issuer can have it.
 ISSUER = "https://local-issuer.rostrum.invalid"
 AUDIENCE = "rostrum"
 PUBLIC_SCOPES = (
@@ -57,7 +57,7 @@ class Issuer:
 
 
 def load_issuer(folder: Path) -> Issuer:
-    """The issuer whose key is kept in ``folder``; made there the first time."""
+    """Load the issuer whose key is in ``folder``; generate the key the first time."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key_path, jwks_path = folder / "key.json", folder / "jwks.json"
     if not key_path.exists():
@@ -72,7 +72,7 @@ def load_issuer(folder: Path) -> Issuer:
 
 
 def write_secret(path: Path, text: str, *, replace: bool = True) -> None:
-    """Write a file that only its owner reads, so that a reader sees the old text or the new one, never a part.
+    """Write a file for its owner only, atomically: a reader sees the old text or the new one.
 
     Without ``replace`` the first writer wins, and a later one changes nothing.
     """
@@ -97,7 +97,7 @@ def service_token_path(folder: Path, service: str) -> Path:
 
 
 def write_service_tokens(issuer: Issuer, folder: Path, services: Sequence[str]) -> None:
-    """A token for each service, to show to the others: of no organizer, good for `/internal` only."""
+    """Write a token for each service to present to others: without an organizer, for `/internal` only."""
     for service in services:
         token = issuer.issue(f"service:{service}", scope="internal", lifetime=SERVICE_LIFETIME)
         write_secret(service_token_path(folder, service), token)
@@ -106,9 +106,9 @@ def write_service_tokens(issuer: Issuer, folder: Path, services: Sequence[str]) 
 async def keep_service_tokens_fresh(
     issuer: Issuer, folder: Path, services: Sequence[str], *, trouble: Callable[[str], None]
 ) -> None:
-    """Write new ones at a third of their lifetime, for ever; a failure is told and tried again.
+    """Write new tokens at a third of their lifetime, for ever; report a failure and retry.
 
-    Goes by the wall clock, which passes while the machine sleeps too.
+    It uses the wall clock, which continues while the machine is suspended.
     """
     written_at = time.time()
     while True:

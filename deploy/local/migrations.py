@@ -1,7 +1,7 @@
-"""Brings the databases of all services to their newest state, one after another in one process.
+"""Migrate the databases of all services, one after another in one process.
 
-Loading Alembic and the tables is nearly all of the work: four processes side by side take three times as long.
-``MIGRATE`` is a JSON object of service → database URL; the services are looked for below the working directory.
+Importing Alembic and the tables is most of the work, so one process is faster than one for each service.
+``MIGRATE`` is a JSON object of service → database URL; the services are below the working directory.
 """
 
 import json
@@ -15,7 +15,7 @@ import alembic.config
 def main() -> None:
     for service, url in json.loads(os.environ["MIGRATE"]).items():
         config = alembic.config.Config(Path("services", service, "alembic.ini"))
-        os.environ["DATABASE_URL"] = url  # where the service's own settings look for it, as in a container
+        os.environ["DATABASE_URL"] = url  # the migration reads it, as in a container
         print(f"migrating {service}", flush=True)
         alembic.command.upgrade(config, "head")
 

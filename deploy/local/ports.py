@@ -6,9 +6,9 @@ _given: set[int] = set()
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A port nobody listens on: ``preferred`` when it is free. No port is answered twice by one process.
+    """Return a free port: ``preferred`` if it is free. One process never gets the same port twice.
 
-    Between the answer and the use another program can take it; the range is the system's own, so this is rare.
+    Another program may take the port before it is used; this is rare, as the range is the system's own.
     """
     if preferred is not None and preferred not in _given and _is_free(preferred):
         _given.add(preferred)
@@ -24,7 +24,7 @@ def free_port(preferred: int | None = None) -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as sock:
-        # As servers do: a connection of an earlier run that lingers in TIME_WAIT does not make the port taken.
+        # As servers do: a connection in TIME_WAIT does not occupy the port.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(("127.0.0.1", port))

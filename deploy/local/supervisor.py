@@ -1,8 +1,8 @@
-"""Starts tiers of processes in order, keeps them running, stops them in the opposite order.
+"""Start tiers of processes in order, restart them, and stop them in reverse order.
 
-A process that dies is started again after a pause that doubles. One that dies over and over, or a step that fails,
-ends everything with the reason. What runs is written to a folder, one file per process, so that other commands can
-show it, and so that the next start finds what was left if the supervisor itself was killed.
+A process that dies is restarted after a pause that doubles. A crash loop or a failed step stops everything with
+the reason. Each running process has a file in a folder, so that other commands can list it, and the next start
+finds what a killed supervisor left.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from deploy.local.process import NotReady, Process, start, stop, wait_ready
 
 MEBIBYTE = 1 << 20
 
-# A crash loop: so many deaths in a row, none of them after the process had been ready for a while.
+# A crash loop: this many deaths in a row, none after the process had been ready for STEADY_AFTER.
 MAX_DEATHS = 5
 STEADY_AFTER = 10.0
 FIRST_PAUSE = 0.5
@@ -37,14 +37,14 @@ _LONGEST_LINE = MEBIBYTE
 
 
 class ClusterFailed(Exception):
-    """Why the cluster can't run, with the last output of the process that is the cause."""
+    """The cluster cannot run; the message has the last output of the process that caused it."""
 
 
 @dataclass(frozen=True)
 class Tier:
     """Processes that start together once the tiers named in ``after`` are ready.
 
-    ``prepare`` runs at that moment and answers what to start; it may make folders and keys.
+    ``prepare`` runs at that moment and returns what to start; it may create folders and keys.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Tier:
 
 @dataclass
 class Record:
-    """What the file of a running process says. ``created_at`` is the kernel's, so a reused pid is not mistaken."""
+    """The file of a running process. ``created_at`` is the kernel's, so a reused pid is not mistaken for it."""
 
     name: str
     pid: int
@@ -75,7 +75,7 @@ class _Kept:
 
 
 class Log:
-    """The one stream of all output, to the terminal and to a bounded file. Lines are passed on as they are."""
+    """The one stream of all output, to the terminal and to a bounded file. Lines stay unchanged."""
 
     def __init__(self, path: Path, *, echo: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class Log:
         if self._echo:
             try:
                 print(text, flush=True)
-            except OSError:  # the terminal went away; the file goes on
+            except OSError:  # the terminal is gone; the file continues
                 self._echo = False
 
     def close(self) -> None:
@@ -113,11 +113,11 @@ class Supervisor:
         self._log.line("cluster", text)
 
     def request_stop(self) -> None:
-        """The first time: stop in order. The second time: kill everything."""
+        """Stop in reverse order; at the second call kill everything."""
         if not self._stop.is_set():
             self._stop.set()
             return
-        self.say("asked twice: killing what is left")
+        self.say("second signal: killing all processes")
         for tier in self._kept.values():
             for kept in tier:
                 if kept.child is not None:
@@ -125,16 +125,16 @@ class Supervisor:
                         os.killpg(kept.child.pid, signal.SIGKILL)
 
     async def run(self, *, when_ready: Callable[[float], None]) -> None:
-        """Start all, call ``when_ready`` with the seconds it took, and keep all running until asked to stop.
+        """Start all, call ``when_ready`` with the seconds it took, and keep all running until a stop request.
 
-        Everything is stopped when this returns, or raises ``ClusterFailed`` or what a tier's ``prepare`` raised.
+        Everything is stopped when this returns or raises: ``ClusterFailed``, or the error of a ``prepare``.
         """
         self._run_folder.mkdir(parents=True, exist_ok=True)
         for tier in self._tiers:
             self._begin(self._run_tier(tier))
         self._begin(self._announce(when_ready))
         await self._stop.wait()
-        # More than once, because code that waits with a timeout can lose a cancellation (Python 3.11's `wait_for`).
+        # Repeated, because Python 3.11's `wait_for` can lose a cancellation.
         while waiting := [task for task in self._tasks if not task.done()]:
             for task in waiting:
                 task.cancel()
@@ -144,7 +144,7 @@ class Supervisor:
             raise self._failure
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
-        """Do it beside the rest; when it fails, everything is stopped."""
+        """Run it in the background; its failure stops everything."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -212,17 +212,17 @@ class Supervisor:
             if deaths >= MAX_DEATHS:
                 raise self._failed(kept, f"died {deaths} times in a row, at last with exit code {child.returncode}")
             pause = min(FIRST_PAUSE * 2 ** (deaths - 1), LONGEST_PAUSE)
-            self.say(f"{process.name} ended with exit code {child.returncode}; starting it again in {pause:g} s")
+            self.say(f"{process.name} ended with exit code {child.returncode}; restarting in {pause:g} s")
             self._write_record(kept, "waiting")
             await asyncio.sleep(pause)
             kept.restarts += 1
 
     async def _spawn(self, kept: _Kept) -> tuple[asyncio.subprocess.Process, asyncio.Task[None]]:
         kept.tail.clear()
-        # A pipe of our own: with asyncio's, a child counts as running until its own children have closed it too.
+        # With asyncio's own pipe, a child counts as running until its children have closed the pipe too.
         reading, writing = os.pipe()
         try:
-            child = await start(_dying_with_us(kept.process), output=writing)
+            child = await start(_stopped_with_supervisor(kept.process), output=writing)
         except BaseException:
             os.close(reading)
             raise
@@ -266,7 +266,7 @@ class Supervisor:
         return ClusterFailed(f"{kept.process.name} {reason}." + (f" Its last lines:{tail}" if tail else ""))
 
     async def _stop_all(self) -> None:
-        # The opposite order of readiness: a tier is stopped when every tier that came after it is gone.
+        # Reverse order: a tier stops when every tier that depends on it has stopped.
         stopped = {tier.name: asyncio.Event() for tier in self._tiers}
 
         async def stop_tier(tier: Tier) -> None:
@@ -290,7 +290,7 @@ class Supervisor:
         return self._run_folder / f"{kept.process.name}.pid"
 
     def _write_record(self, kept: _Kept, state: str) -> None:
-        assert kept.child is not None  # noqa: S101 - only written for what was started
+        assert kept.child is not None  # noqa: S101 - only started processes have records
         record = Record(
             name=kept.process.name,
             pid=kept.child.pid,
@@ -306,16 +306,16 @@ class Supervisor:
 
 
 def read_records(run_folder: Path) -> list[Record]:
-    """What the supervisor of this folder runs, or ran when it was killed; in order of their names."""
+    """Return what the supervisor of this folder runs, or ran when it was killed, sorted by name."""
     records = []
     for path in sorted(run_folder.glob("*.pid")):
-        with contextlib.suppress(OSError, ValueError, TypeError):  # removed or unreadable meanwhile
+        with contextlib.suppress(OSError, ValueError, TypeError):  # removed or replaced meanwhile
             records.append(Record(**json.loads(path.read_text())))
     return records
 
 
 def process_of(record: Record) -> psutil.Process | None:
-    """The process the record is about, while it lives; never a stranger that got its number."""
+    """Return the record's process while it lives, but never another one with the same pid."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(record.pid)
         if abs(process.create_time() - record.created_at) < 1.0:
@@ -324,7 +324,7 @@ def process_of(record: Record) -> psutil.Process | None:
 
 
 def stop_leftovers(run_folder: Path, *, patience: float = 15.0) -> list[str]:
-    """Stop what a killed supervisor left running, and answer the names. Waits at most ``patience`` seconds."""
+    """Stop what a killed supervisor left running; return the names. Wait at most ``patience`` seconds."""
     records = read_records(run_folder)
     leaders = {record.name: process for record in records if (process := process_of(record))}
     groups = {record.name: list(_group_of(record)) for record in records}
@@ -344,9 +344,9 @@ def stop_leftovers(run_folder: Path, *, patience: float = 15.0) -> list[str]:
 
 
 def _group_of(record: Record) -> Iterator[psutil.Process]:
-    """The others of the record's process group. While one lives, no new process gets the leader's number."""
+    """Yield the others of the record's process group. While one lives, no new process gets the leader's pid."""
     if process_of(record) is None and psutil.pid_exists(record.pid):
-        return  # the number is a stranger's
+        return  # another process has the pid
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             if (
@@ -357,8 +357,8 @@ def _group_of(record: Record) -> Iterator[psutil.Process]:
                 yield process
 
 
-def _dying_with_us(process: Process) -> Process:
-    """The kernel stops the process when the supervisor is killed. Lost where the command changes its user."""
+def _stopped_with_supervisor(process: Process) -> Process:
+    """Let the kernel stop the process when the supervisor is killed; lost if the command changes its user."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         return process
@@ -367,6 +367,6 @@ def _dying_with_us(process: Process) -> Process:
 
 
 async def _finish(output: asyncio.Task[None]) -> None:
-    """Let the last lines through; a daemon that left the group may hold the pipe open for ever."""
+    """Wait for the last lines; a daemon that left the group may hold the pipe open for ever."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(output, 1.0)

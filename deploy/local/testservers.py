@@ -1,9 +1,8 @@
-"""Throw-away PostgreSQL, RabbitMQ and S3 for tests: `python -m deploy.local.testservers run -- pytest …`.
+"""Temporary PostgreSQL, RabbitMQ and S3 for tests: `python -m deploy.local.testservers run -- pytest …`.
 
-Their addresses are exported as TEST_DATABASE_URL (a superuser's), TEST_RABBITMQ_URL, TEST_S3_ENDPOINT,
-TEST_S3_ACCESS_KEY_ID and TEST_S3_SECRET_ACCESS_KEY. A server whose address is there already (DATABASE_URL,
-RABBITMQ_URL, S3_ENDPOINT, or the TEST_ name) is used as it is. `serve` starts them, prints `export` lines and
-stays, so that single tests can be run against them.
+It exports their addresses as TEST_DATABASE_URL (a superuser's), TEST_RABBITMQ_URL, TEST_S3_ENDPOINT,
+TEST_S3_ACCESS_KEY_ID and TEST_S3_SECRET_ACCESS_KEY. A server whose address is set (DATABASE_URL, RABBITMQ_URL,
+S3_ENDPOINT, or the TEST_ name) is used as it is. `serve` prints `export` lines and stays, for single tests.
 """
 
 import argparse
@@ -33,9 +32,9 @@ KINDS = ("database", "broker", "s3")
 async def servers(
     given: Mapping[str, str] = os.environ, *, state: Path = STATE, only: Collection[str] = KINDS
 ) -> AsyncIterator[dict[str, str]]:
-    """Start what ``given`` names no address for, and answer the TEST_ variables of all. At exit all stop.
+    """Start the servers without an address in ``given``; yield the TEST_ variables of all, and stop them at exit.
 
-    Raises ``MissingPart`` or ``NotReady`` when one can't start; then none runs.
+    Raise ``MissingPart`` or ``NotReady`` if one cannot start; then none runs.
     """
     with _run_folder(state / "test") as folder:
         running: list[tuple[Process, Child]] = []
@@ -65,8 +64,8 @@ async def servers(
         async def storage() -> dict[str, str]:
             port = free_port()
             await run_server(_killed_at_the_end(await seaweedfs.prepare(folder, port=port)))
-            told = seaweedfs.client_env(folder, port=port)
-            return {name: told[name.removeprefix("TEST_")] for name in _NAMES if name.startswith("TEST_S3_")}
+            settings = seaweedfs.client_env(folder, port=port)
+            return {name: settings[name.removeprefix("TEST_")] for name in _NAMES if name.startswith("TEST_S3_")}
 
         begin = {"database": database, "broker": broker, "s3": storage}
         address = {"database": "TEST_DATABASE_URL", "broker": "TEST_RABBITMQ_URL", "s3": "TEST_S3_ENDPOINT"}
@@ -98,15 +97,15 @@ def _given(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _killed_at_the_end(process: Process) -> Process:
-    """Its files are thrown away, so nothing is gained by letting it close them."""
+    """Stop it with SIGKILL: its files are deleted, so a clean stop gains nothing."""
     return dataclasses.replace(process, stop_signal=signal.SIGKILL)
 
 
 @contextmanager
 def _run_folder(runs: Path) -> Iterator[Path]:
-    """A folder of this run alone; what runs that were killed have left is ended and removed first.
+    """Yield a folder of this run, after ending and removing what killed runs left.
 
-    A run holds the lock of its folder for as long as it lives, however it ends.
+    A run holds the lock of its folder until it ends, however it ends.
     """
     runs.mkdir(parents=True, exist_ok=True)
     folder = runs / str(os.getpid())
@@ -143,7 +142,7 @@ def _remove(folder: Path) -> None:
 
 
 async def _run(command: list[str], *, only: Collection[str]) -> int:
-    """Run the command beside the servers; answer its exit code. It shares the terminal, so Ctrl-C reaches it."""
+    """Run the command beside the servers; return its exit code. Ctrl-C reaches it, as it shares the terminal."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, _this_task().cancel)
     async with servers(only=only) as env:
@@ -161,7 +160,7 @@ def _this_task() -> asyncio.Task[object]:
 
 
 async def _serve() -> int:
-    """Stay until a signal; one that comes while the servers start ends them too."""
+    """Stay until a signal; a signal during the start ends the servers too."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _this_task().cancel)
     async with servers() as env:
@@ -176,8 +175,8 @@ async def _serve() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.testservers", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    run = verbs.add_parser("run", help="start the servers, run a command, stop them, answer its exit code")
-    run.add_argument("--only", action="append", choices=KINDS, help="only this server; may be repeated")
+    run = verbs.add_parser("run", help="start the servers, run a command, stop them, return its exit code")
+    run.add_argument("--only", action="append", choices=KINDS, help="start only this server; may be repeated")
     run.add_argument("command", nargs="+")
     verbs.add_parser("serve", help="start the servers, print their addresses, stay until a signal")
     arguments = parser.parse_args()

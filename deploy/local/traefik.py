@@ -1,4 +1,4 @@
-"""The gateway: Traefik from its wheel. Static options are here, the routes in ``deploy/gateway/``."""
+"""The gateway: Traefik from its wheel, with its static options. The routes are in ``deploy/gateway/``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,14 +57,14 @@ OPTIONS: Mapping[str, str] = {
     WRITE_TIMEOUT: "3600s",
     # Traefik accepts 4 KiB more than this. With the headers it adds, that is still less than the services accept.
     "entrypoints.web.http.maxheaderbytes": "24576",
-    # Streams of progress would be waited for on every stop.
+    # Short, as progress streams would delay every stop.
     "entrypoints.web.transport.lifecycle.gracetimeout": "3s",
-    # `X_User` would be read as `X-User` behind it, past the headers that the routes strip.
+    # A service may read `X_User` as `X-User`, which the routes remove.
     "entrypoints.web.http.aliasheadersstrategy": "delete",
     "entrypoints.traefik.http.aliasheadersstrategy": "delete",
-    # Encoded, these mean one thing to the routes and another to the services; no path here needs them.
+    # Encoded, these mean different things to the routes and to the services; no path needs them.
     **{f"entrypoints.web.http.encodedcharacters.allowencoded{name}": "false" for name in _DELIMITERS},
-    # What runs and which routes there are, for the readiness check; on a port of its own, of the loopback only.
+    # The API lists the routes, for the readiness check; on its own port of the loopback interface.
     "api.insecure": "true",
     "api.dashboard": "false",
     "global.checknewversion": "false",

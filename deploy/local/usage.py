@@ -1,4 +1,4 @@
-"""What processes use of the machine."""
+"""Memory and processor time of processes."""
 
 import contextlib
 import time
@@ -10,8 +10,10 @@ import psutil
 
 @dataclass(frozen=True)
 class Use:
-    """Memory in bytes: ``rss`` counts shared pages once per process, ``pss`` (None where the kernel does not
-    tell) once in all. ``cpu`` is in per cent of one core."""
+    """Memory in bytes: ``rss`` counts shared pages for each process, ``pss`` (None if the kernel hides it) once.
+
+    ``cpu`` is in per cent of one core.
+    """
 
     rss: int
     pss: int | None
@@ -19,7 +21,7 @@ class Use:
 
 
 def measure(families: Sequence[Sequence[psutil.Process]], *, seconds: float) -> list[Use]:
-    """What each family of processes uses together, all over the same seconds."""
+    """Measure each family of processes as a whole, during the same seconds."""
     before = [[_cpu_seconds(member) for member in family] for family in families]
     started_at = time.monotonic()
     time.sleep(seconds)
@@ -40,7 +42,7 @@ def measure(families: Sequence[Sequence[psutil.Process]], *, seconds: float) -> 
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:
-    """The process and all its descendants."""
+    """Return the process and all its descendants."""
     with contextlib.suppress(psutil.Error):
         return [process, *process.children(recursive=True)]
     return []

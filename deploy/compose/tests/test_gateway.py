@@ -21,7 +21,7 @@ from deploy.local.tests.test_gateway import (
     test_a_download_may_outlast_the_read_timeout,
     test_a_slow_upload_is_cut_off,
     test_a_stream_may_outlast_the_read_timeout,
-    test_headers_that_are_too_large_are_refused,
+    test_large_headers_are_refused,
     test_slow_clients_are_cut_off_and_reach_no_service,
 )
 
@@ -30,7 +30,7 @@ __all__ = [
     "test_a_download_may_outlast_the_read_timeout",
     "test_a_slow_upload_is_cut_off",
     "test_a_stream_may_outlast_the_read_timeout",
-    "test_headers_that_are_too_large_are_refused",
+    "test_large_headers_are_refused",
     "test_slow_clients_are_cut_off_and_reach_no_service",
 ]
 

@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
+from deploy.local.__main__ import NOTHING_RUNS
 from deploy.local.cluster import SERVICES, plan, tiers
 from deploy.local.ports import free_port
 from deploy.local.process import Process
@@ -25,7 +26,7 @@ from deploy.local.supervisor import ClusterFailed, process_of, read_records
 
 
 def planned(state: Path, **given: str) -> dict[str, Process]:
-    """The processes of the roles, by name."""
+    """Return the processes of the roles, by name."""
     by_tier = {tier.name: tier for tier in tiers(plan(state, given))}
 
     async def prepare() -> list[Process]:
@@ -50,7 +51,7 @@ def test_every_role_runs_with_its_own_port_and_its_services_settings(tmp_path: P
         assert role.env["PYTHONTZPATH"] == ""
 
 
-def test_each_service_gets_its_own_role_on_the_database_that_is_given(tmp_path: Path) -> None:
+def test_each_service_has_its_own_role_on_an_external_database(tmp_path: Path) -> None:
     roles = planned(tmp_path, **EXTERNAL)
     urls = {name: role.env["DATABASE_URL"] for name, role in roles.items()}
     password = urls["events.api"].split(":")[2].split("@")[0]
@@ -62,7 +63,7 @@ def test_each_service_gets_its_own_role_on_the_database_that_is_given(tmp_path: 
 
 
 def test_a_second_run_keeps_ports_keys_and_passwords(tmp_path: Path) -> None:
-    # In processes of their own, because no port is answered twice by one process.
+    # In separate processes, because one process never gets the same port twice.
     show = "import sys, pathlib; from deploy.local.cluster import *; " + (
         "c = plan(pathlib.Path(sys.argv[1]), {}); print(sorted(c.ports.items()), c.secrets, c.issuer.key.kid)"
     )
@@ -76,17 +77,17 @@ def test_a_second_run_keeps_ports_keys_and_passwords(tmp_path: Path) -> None:
     assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_gateway_port_that_is_asked_for_is_taken_or_refused(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(ClusterFailed, match=r"Port \d+ is taken: choose another GATEWAY_PORT"):
-            plan(tmp_path, {"GATEWAY_PORT": str(taken.getsockname()[1])})
+def test_an_unusable_gateway_port_is_refused(tmp_path: Path) -> None:
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        with pytest.raises(ClusterFailed, match=r"GATEWAY_PORT=\d+ is in use: choose another port"):
+            plan(tmp_path, {"GATEWAY_PORT": str(used.getsockname()[1])})
     with pytest.raises(ClusterFailed, match=r"GATEWAY_PORT=http is not a port"):
         plan(tmp_path, {"GATEWAY_PORT": "http"})
 
 
-def test_storage_in_s3_comes_with_a_server_unless_one_is_given(tmp_path: Path) -> None:
+def test_s3_storage_starts_a_server_unless_an_endpoint_is_set(tmp_path: Path) -> None:
     own = planned(tmp_path / "own", STORAGE_PLACE="s3", **EXTERNAL)["media.worker"].env
     assert own["STORAGE_PLACE"] == "s3"
     assert own["S3_ENDPOINT"].startswith("http://127.0.0.1:")
@@ -96,7 +97,7 @@ def test_storage_in_s3_comes_with_a_server_unless_one_is_given(tmp_path: Path) -
     assert planned(tmp_path / "local", **EXTERNAL)["media.worker"].env["STORAGE_PLACE"] == "local"
 
 
-# -------------------- a whole cluster: real servers, roles that only tell their settings
+# -------------------- a whole cluster: real servers, roles that only return their settings
 
 FAKE_ROLE = """
 import http.server, json, os
@@ -180,7 +181,7 @@ class Started:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.1)
 
-    def verb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "deploy.local", *arguments],
             env=self.env,
@@ -193,8 +194,8 @@ class Started:
         running = read_running(self.state)
         assert running is not None
         with urlopen(running.gateway_url + path, timeout=10) as answer:
-            told: dict[str, Any] = json.load(answer)
-            return told
+            body: dict[str, Any] = json.load(answer)
+            return body
 
     def end(self) -> None:
         if self.process.poll() is None:
@@ -209,7 +210,7 @@ class Started:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     folder = tmp_path_factory.mktemp("cluster")
-    with socket.create_server(("127.0.0.1", 0)) as rabbitmq:  # a server that is given is only looked for
+    with socket.create_server(("127.0.0.1", 0)) as rabbitmq:  # an external server only has to accept connections
         root = make_root(folder / "root")
         started = Started(folder, root, rabbitmq.getsockname()[1], STORAGE_PLACE="s3")
         try:
@@ -219,10 +220,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
             started.end()
 
 
-def test_the_gateway_leads_to_roles_that_have_their_settings(cluster: Started) -> None:
-    told = cluster.get("/v1/tickets/1")
-    assert told["role"] == "tickets.api"
-    env = told["env"]
+def test_the_gateway_routes_to_roles_with_their_settings(cluster: Started) -> None:
+    body = cluster.get("/v1/tickets/1")
+    assert body["role"] == "tickets.api"
+    env = body["env"]
     assert (
         env["PUBLIC_URL"] == f"http://127.0.0.1:{json.loads((cluster.state / 'ports.json').read_text())['gateway']}"
     )
@@ -239,21 +240,21 @@ def test_one_log_stream_holds_every_line(cluster: Started) -> None:
     while line not in cluster.output.splitlines():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert line in cluster.verb("logs", "events.api").stdout.splitlines()
-    assert line not in cluster.verb("logs", "tickets.api", "cluster").stdout.splitlines()
+    assert line in cluster.command("logs", "events.api").stdout.splitlines()
+    assert line not in cluster.command("logs", "tickets.api", "cluster").stdout.splitlines()
     for tier in ("postgres", "provisioning", "migrations", "apis", "consumers", "gateway"):
         assert f"cluster | {tier} ready after " in cluster.output
 
 
 def test_a_second_cluster_of_the_checkout_is_refused(cluster: Started) -> None:
     for arguments in (("up",), ("up", "--detach"), ("clean-state",)):
-        refused = cluster.verb(*arguments)
+        refused = cluster.command(*arguments)
         assert refused.returncode == 1
         assert f"as process {cluster.process.pid}" in refused.stderr
 
 
-def test_ps_shows_every_process_and_what_it_uses(cluster: Started) -> None:
-    shown = cluster.verb("ps")
+def test_ps_lists_every_process_with_its_memory(cluster: Started) -> None:
+    shown = cluster.command("ps")
     assert shown.returncode == 0, shown.stderr
     rows = {line.split()[0]: line.split() for line in shown.stdout.splitlines()}
     roles = {f"{service}.{role}" for service, names in SERVICES.items() for role in names}
@@ -266,7 +267,7 @@ def test_down_leaves_no_process_and_no_temporary_file(cluster: Started) -> None:
     processes = [process for record in read_records(cluster.state / "run") if (process := process_of(record))]
     families = [member for process in processes for member in [process, *process.children(recursive=True)]]
     assert len(processes) > 10
-    stopped = cluster.verb("down")
+    stopped = cluster.command("down")
     assert stopped.returncode == 0, stopped.stderr
     assert stopped.stdout.startswith("Stopped after ")
     assert cluster.process.wait(10) == 0, cluster.output
@@ -278,13 +279,13 @@ def test_down_leaves_no_process_and_no_temporary_file(cluster: Started) -> None:
     ports = json.loads((cluster.state / "seaweedfs" / "sockets.json").read_text())
     assert ports
     assert not [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
-    assert "No cluster of this checkout runs." in cluster.verb("down").stdout
-    assert cluster.verb("ps").returncode == 1
-    assert cluster.verb("clean-state").returncode == 0
+    assert NOTHING_RUNS in cluster.command("down").stdout
+    assert cluster.command("ps").returncode == 1
+    assert cluster.command("clean-state").returncode == 0
     assert [path.name for path in cluster.state.iterdir()] == ["cluster.lock"]
 
 
-def test_a_killed_cluster_starts_again_over_what_was_left(tmp_path: Path) -> None:
+def test_a_cluster_starts_after_a_kill(tmp_path: Path) -> None:
     root = make_root(tmp_path / "root")
     with socket.create_server(("127.0.0.1", 0)) as rabbitmq:
         for ending in (signal.SIGKILL, signal.SIGINT):
@@ -299,7 +300,7 @@ def test_a_killed_cluster_starts_again_over_what_was_left(tmp_path: Path) -> Non
     assert started.process.returncode == 0
 
 
-def test_a_role_that_can_not_start_ends_the_cluster_with_its_words(tmp_path: Path) -> None:
+def test_a_failed_migration_stops_the_cluster_with_its_output(tmp_path: Path) -> None:
     root = make_root(tmp_path / "root")
     (root / "services" / "media" / "migrations" / "env.py").write_text("raise SystemExit('no such revision: 42')")
     with socket.create_server(("127.0.0.1", 0)) as rabbitmq:
@@ -307,8 +308,8 @@ def test_a_role_that_can_not_start_ends_the_cluster_with_its_words(tmp_path: Pat
         try:
             assert started.process.wait(60) == 1
             output = started.output
-            assert "cluster | failed, all is stopped: migrations failed with exit code 1" in output
-            assert "no such revision: 42" in output.partition("failed, all is stopped")[2]
+            assert "cluster | failed and stopped: migrations failed with exit code 1" in output
+            assert "no such revision: 42" in output.partition("failed and stopped")[2]
         finally:
             started.end()
     assert read_records(started.state / "run") == []

@@ -1,4 +1,4 @@
-"""The real gateway with the real configuration, in front of upstreams that tell what reached them."""
+"""The real gateway with the real configuration, before upstreams that record what reached them."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ DOWNLOAD = 64 * MEBIBYTE
 
 @dataclass
 class Upstream:
-    """A service that answers every request with what it got, and can be told to take its time."""
+    """A service that returns what it received, and can delay its response."""
 
     name: str
     received: int = 0
@@ -96,8 +96,8 @@ class Answer:
     @property
     def reached(self) -> dict[str, Any]:
         assert self.status == 200, (self.status, self.body)
-        told: dict[str, Any] = json.loads(self.body)
-        return told
+        body: dict[str, Any] = json.loads(self.body)
+        return body
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Gateway:
         chunked: bool = False,
         address: str = HOST,
     ) -> Answer:
-        """Sends the target as it stands: no client's library tidies it up. ``address`` is the client's own."""
+        """Send the target unchanged, as a client library would normalize it. ``address`` is the client's own."""
         reader, writer = await asyncio.open_connection(HOST, self.port, local_addr=(address, 0))
         length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
         head = (f"{method} {target} HTTP/1.1", "Host: gateway", "Connection: close", length, *headers, "", "")
@@ -220,7 +220,7 @@ async def test_each_path_reaches_its_service(gateway: Gateway, path: str, servic
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_the_documentation_finds_the_description_of_each_service(gateway: Gateway, service: str) -> None:
+async def test_the_documentation_loads_the_openapi_document_of_each_service(gateway: Gateway, service: str) -> None:
     reached = (await gateway.ask(f"/docs/openapi/{service}.json")).reached
     assert (reached["service"], reached["target"]) == (service, "/openapi.json")
 
@@ -259,7 +259,7 @@ async def test_the_documentation_is_served_by_events(gateway: Gateway, path: str
         "/docs/openapi/%2e%2e/%2e%2e/metrics",
     ],
 )
-async def test_what_is_not_public_is_not_found(gateway: Gateway, target: str) -> None:
+async def test_internal_paths_are_not_routed(gateway: Gateway, target: str) -> None:
     before = len(gateway.targets())
     assert (await gateway.ask(target)).status == 404
     assert len(gateway.targets()) == before
@@ -285,33 +285,33 @@ async def test_encoded_delimiters_are_refused(gateway: Gateway, target: str) -> 
     assert len(gateway.targets()) == before
 
 
-async def test_path_parameters_do_not_climb(gateway: Gateway) -> None:
-    # Only servers of another family resolve `..;`; ours takes it for a name, and so must see the whole path.
+async def test_path_parameters_do_not_change_the_route(gateway: Gateway) -> None:
+    # Uvicorn treats `..;` as a name, unlike servlet containers, so the service must receive the whole path.
     target = "/v1/events/x/..;/..;/..;/internal"
     reached = (await gateway.ask(target)).reached
     assert (reached["service"], reached["target"]) == ("events", target)
 
 
-async def test_a_service_gets_the_path_that_was_routed(gateway: Gateway) -> None:
+async def test_a_service_receives_the_normalized_path(gateway: Gateway) -> None:
     reached = (await gateway.ask(f"/v1//events/./{ID}/sessions/../%74ickets")).reached
     assert (reached["service"], reached["target"]) == ("tickets", f"/v1/events/{ID}/tickets")
 
 
-async def test_headers_that_claim_an_identity_are_dropped(gateway: Gateway) -> None:
+async def test_identity_headers_are_removed(gateway: Gateway) -> None:
     claims = ("X-User-Id: 1", "x-forwarded-user: root", "X_User_Id: 1", "X.User.Id: 1", "X-Org: other")
     reached = (await gateway.ask("/v1/events", headers=(*claims, "Authorization: Bearer t"))).reached
     assert reached["headers"]["authorization"] == "Bearer t"
     assert not {"x-user-id", "x-forwarded-user", "x_user_id", "x.user.id", "x-org"} & set(reached["headers"])
 
 
-async def test_a_client_can_not_choose_its_address(gateway: Gateway) -> None:
+async def test_a_client_cannot_spoof_its_address(gateway: Gateway) -> None:
     spoofed = ("X-Forwarded-For: 10.1.2.3", "X-Real-Ip: 10.1.2.3", "Connection: X-Forwarded-For")
     headers = (await gateway.ask("/v1/events", headers=spoofed)).reached["headers"]
     assert headers["x-forwarded-for"] == "127.0.0.1"
     assert headers["x-real-ip"] == "127.0.0.1"
 
 
-async def test_answers_do_not_name_the_server(gateway: Gateway) -> None:
+async def test_responses_do_not_name_the_server(gateway: Gateway) -> None:
     assert "server" not in (await gateway.ask("/v1/events")).headers
 
 
@@ -325,7 +325,7 @@ async def test_a_body_over_one_mebibyte_is_refused(gateway: Gateway, path: str) 
     for method, chunked in (("POST", False), ("PUT", True)):
         answer = await gateway.ask(path, method=method, body=bytes(MEBIBYTE + 1), chunked=chunked)
         assert answer.status == 413
-        assert json.loads(answer.body)["target"] == "/docs/refusals/413", "a service has the words for it"
+        assert json.loads(answer.body)["target"] == "/docs/refusals/413", "a service writes the problem document"
     assert gateway.targets().count(path) == before
 
 
@@ -339,7 +339,7 @@ async def test_uploads_stream_through(gateway: Gateway, path: str, service: str)
     writer.write(f"POST {path} HTTP/1.1\r\nHost: gateway\r\nContent-Length: {size}\r\n\r\n".encode())
     writer.write(bytes(MEBIBYTE))
     await writer.drain()
-    await asyncio.wait_for(upstream.body_begun.wait(), 10)  # the service has bytes of a body that is not all sent
+    await asyncio.wait_for(upstream.body_begun.wait(), 10)  # the service receives bytes before the body is complete
     writer.write(bytes(size - MEBIBYTE))
     await writer.drain()
     assert (await _read_answer(reader)).status == 200
@@ -356,7 +356,7 @@ async def test_progress_reaches_the_client_as_it_happens(gateway: Gateway) -> No
     writer.close()
 
 
-async def test_a_client_that_asks_too_often_is_told_to_wait(tmp_path: Path) -> None:
+async def test_a_client_over_the_rate_limit_gets_429(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"RATE_LIMIT_AVERAGE": "1", "RATE_LIMIT_BURST": "3"}) as limited:
         spoofed = [(f"X-Forwarded-For: 10.0.0.{number}",) for number in range(6)]
         answers = [await limited.ask("/v1/events", headers=headers) for headers in spoofed]
@@ -365,23 +365,23 @@ async def test_a_client_that_asks_too_often_is_told_to_wait(tmp_path: Path) -> N
         assert json.loads(answers[-1].body)["target"] == "/docs/refusals/429"
 
 
-async def test_the_rate_limit_can_be_lifted(tmp_path: Path) -> None:
+async def test_the_rate_limit_can_be_disabled(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"RATE_LIMIT_AVERAGE": "0", "RATE_LIMIT_BURST": "1"}) as unlimited:
         assert {(await unlimited.ask("/v1/events")).status for _ in range(20)} == {200}
 
 
-# -------------------- slow, large and many
+# -------------------- slow, large and many requests
 
 
-async def test_headers_that_are_too_large_are_refused(gateway: Gateway) -> None:
+async def test_large_headers_are_refused(gateway: Gateway) -> None:
     before = len(gateway.targets())
     for large in (f"X-Long: {'x' * 30 * KIBIBYTE}", "\r\n".join(f"X-{number}: x" for number in range(4000))):
         assert (await gateway.ask("/v1/events", headers=(large,))).status == 431
     assert len(gateway.targets()) == before
 
 
-async def test_headers_that_pass_the_gateway_fit_into_what_a_service_takes(gateway: Gateway) -> None:
-    # Traefik allows somewhat more than its option says, and adds headers of its own.
+async def test_services_accept_all_headers_that_pass_the_gateway(gateway: Gateway) -> None:
+    # Traefik allows more than its option says, and adds headers of its own.
     largest = 0
     for size in range(20 * KIBIBYTE, 30 * KIBIBYTE, 512):
         answer = await gateway.ask("/v1/events", headers=(f"X-Long: {'x' * size}",))
@@ -415,7 +415,7 @@ async def test_slow_clients_are_cut_off_and_reach_no_service(impatient: Gateway,
 
 
 async def test_a_slow_upload_is_cut_off(impatient: Gateway) -> None:
-    """Uploads are not held back, so the service sees one begin, and then end before it is whole."""
+    """Uploads are not buffered, so the service sees one begin and then end early."""
     upstream = impatient.upstreams["exports"]
     upstream.body_begun.clear()
     upstream.body_cut.clear()
@@ -481,7 +481,7 @@ async def _trickle(writer: asyncio.StreamWriter, first: bytes) -> None:
     writer.close()
 
 
-async def test_one_client_can_not_take_all_places_by_making_requests_last(tmp_path: Path) -> None:
+async def test_one_client_cannot_occupy_a_service_with_long_requests(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"REQUESTS_AT_ONCE": "3"}) as limited:
         upstream = limited.upstreams["exports"]
         lasting = [await asyncio.open_connection(HOST, limited.port) for _ in range(3)]
@@ -491,7 +491,9 @@ async def test_one_client_can_not_take_all_places_by_making_requests_last(tmp_pa
         refused = await limited.ask(f"/v1/exports/{ID}")
         assert refused.status == 429
         assert json.loads(refused.body)["target"] == "/docs/refusals/429"
-        assert (await limited.ask(f"/v1/exports/{ID}", address="127.0.0.2")).status == 200, "the others have theirs"
+        assert (await limited.ask(f"/v1/exports/{ID}", address="127.0.0.2")).status == 200, (
+            "other clients have their own limit"
+        )
         upstream.may_end.set()
         for reader, writer in lasting:
             await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
@@ -499,28 +501,28 @@ async def test_one_client_can_not_take_all_places_by_making_requests_last(tmp_pa
         assert (await limited.ask(f"/v1/exports/{ID}")).status == 200
 
 
-async def test_of_several_apis_those_that_are_ready_share_the_requests(tmp_path: Path) -> None:
+async def test_ready_apis_share_the_requests(tmp_path: Path) -> None:
     twins = [Upstream("first"), Upstream("second")]
     servers = [await asyncio.start_server(twin.serve, HOST, 0) for twin in twins]
     urls = ",".join(f"http://{HOST}:{server.sockets[0].getsockname()[1]}" for server in servers)
 
-    async def who_answers(gateway: Gateway) -> set[str]:
+    async def responding(gateway: Gateway) -> set[str]:
         return {(await gateway.ask("/v1/events")).reached["service"] for _ in range(4)}
 
     try:
         async with running_gateway(tmp_path, {"EVENTS_URL": urls}) as gateway, asyncio.timeout(30):
-            # One at a time, as in a roll-out: it must know of one that is ready before the other is not.
+            # One at a time, as in a roll-out: it must know a ready one before the other stops being ready.
             for twin, is_ready in ((twins[0], False), (twins[0], True), (twins[1], False), (twins[1], True)):
                 twin.is_ready = is_ready
                 expected = {each.name for each in twins if each.is_ready}
-                while await who_answers(gateway) != expected:  # noqa: ASYNC110 - the gateway looks once a second
+                while await responding(gateway) != expected:  # noqa: ASYNC110 - the gateway checks once a second
                     await asyncio.sleep(0.1)
     finally:
         for server in servers:
             server.close()
 
 
-async def test_a_service_that_is_gone_is_told_in_a_safe_answer(tmp_path: Path) -> None:
+async def test_an_unavailable_service_gets_a_502_with_security_headers(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"TICKETS_URL": f"http://{HOST}:{free_port()}"}) as lacking:
         answer = await lacking.ask(f"/v1/tickets/{ID}")
         assert answer.status == 502
@@ -528,24 +530,24 @@ async def test_a_service_that_is_gone_is_told_in_a_safe_answer(tmp_path: Path) -
         assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-async def test_a_question_of_a_browser_about_a_site_reaches_the_service(gateway: Gateway) -> None:
-    asked = ("Origin: https://shop.example.org", "Access-Control-Request-Method: PATCH")
+async def test_cors_preflight_requests_reach_the_service(gateway: Gateway) -> None:
+    preflight = ("Origin: https://shop.example.org", "Access-Control-Request-Method: PATCH")
     for path, service in ((f"/v1/events/{ID}/tickets", "tickets"), ("/v1/imports", "exports")):
-        reached = (await gateway.ask(path, method="OPTIONS", headers=asked)).reached
+        reached = (await gateway.ask(path, method="OPTIONS", headers=preflight)).reached
         assert (reached["service"], reached["headers"]["origin"]) == (service, "https://shop.example.org")
 
 
 def test_limits_of_gateway_and_services_fit_together() -> None:
-    """The inner one gives up first, so that its words are heard and no connection is closed under a request."""
+    """The service times out first, so that its problem document arrives, and keeps connections longer."""
     dynamic = (ROOT / "deploy" / "gateway" / "dynamic.yml").read_text()
 
-    def gateway_waits(name: str) -> float:
+    def gateway_timeout(name: str) -> float:
         [seconds] = re.findall(rf"{name}: (\d+)s", dynamic)
         return float(seconds)
 
     services = Settings(service="probe")
-    assert services.answer_timeout < gateway_waits("responseHeaderTimeout")
-    assert gateway_waits("idleConnTimeout") < services.idle_timeout
+    assert services.answer_timeout < gateway_timeout("responseHeaderTimeout")
+    assert gateway_timeout("idleConnTimeout") < services.idle_timeout
     assert services.max_body_size == int(re.findall(r"maxRequestBodyBytes: (\d+)", dynamic)[0])
 
 
@@ -553,6 +555,6 @@ def test_the_gateway_leaves_time_for_the_largest_upload_and_the_longest_stream()
     def seconds(name: str) -> float:
         return float(traefik.OPTIONS[name].removesuffix("s"))
 
-    slowest = 4_000_000 / 8  # bytes a second, as SECURITY.md has it
+    slowest = 4_000_000 / 8  # bytes a second, as in SECURITY.md
     assert ExportsSettings().max_archive_size / slowest < seconds(traefik.READ_TIMEOUT)
     assert seconds(traefik.WRITE_TIMEOUT) > STREAM_SECONDS

@@ -22,7 +22,7 @@ from deploy.local.issuer import (
 
 
 def verified(token: str, folder: Path) -> jwt.Token:
-    """Checked with what services get: the public key set."""
+    """Verify it as services do, with the public key set."""
     keys = KeySet.import_key_set(json.loads((folder / "jwks.json").read_text()))
     return jwt.decode(token, keys, algorithms=["RS256"])
 
@@ -31,7 +31,7 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_a_developers_token_verifies_with_the_published_keys(tmp_path: Path) -> None:
+def test_the_published_keys_verify_a_developer_token(tmp_path: Path) -> None:
     token = verified(load_issuer(tmp_path).issue("ada", org="acme", scope="events:read", lifetime=60), tmp_path)
     assert token.header == {"typ": "at+jwt", "alg": "RS256", "kid": token.header["kid"]}
     claims = token.claims
@@ -41,7 +41,7 @@ def test_a_developers_token_verifies_with_the_published_keys(tmp_path: Path) -> 
     assert claims["nbf"] == claims["iat"] <= time.time()
 
 
-def test_the_key_is_made_once_and_stays_private(tmp_path: Path) -> None:
+def test_the_key_is_generated_once_and_stays_private(tmp_path: Path) -> None:
     first = load_issuer(tmp_path)
     token = first.issue("ada", org="acme")
     assert load_issuer(tmp_path).key.kid == first.key.kid
@@ -51,7 +51,7 @@ def test_the_key_is_made_once_and_stays_private(tmp_path: Path) -> None:
     assert set(public) == {"kty", "n", "e", "kid", "use", "alg"}
 
 
-def test_service_tokens_are_good_for_internal_calls_only(tmp_path: Path) -> None:
+def test_service_tokens_allow_internal_calls_only(tmp_path: Path) -> None:
     issuer = load_issuer(tmp_path / "issuer")
     write_service_tokens(issuer, tmp_path / "tokens", ["events", "media"])
     path = service_token_path(tmp_path / "tokens", "events")
@@ -82,9 +82,7 @@ async def test_service_tokens_are_renewed_long_before_they_expire(
     assert troubles == []
 
 
-def test_the_verb_prints_only_the_token_though_no_cluster_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_prints_a_token_without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROSTRUM_STATE", str(tmp_path / "state"))
     printed = subprocess.run(
         [sys.executable, "-m", "deploy.local", "token", "--org", "acme"], capture_output=True, text=True, check=True

@@ -4,18 +4,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from deploy.local.__main__ import main
+from deploy.local.__main__ import NOTHING_RUNS, main
 from deploy.local.cluster import plan, settings_of_running
 from deploy.local.running import Running
 
 
-def test_the_operators_tool_gets_the_settings_of_the_cluster_that_runs_and_not_of_this_shell(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_the_operators_command_uses_the_settings_of_the_running_cluster(tmp_path: Path, monkeypatch: Any) -> None:
     given = {"DATABASE_URL": "postgresql://root:pw@db.example:6000/postgres", "RABBITMQ_URL": "amqp://mq.example/v"}
     cluster = plan(tmp_path, given)
     monkeypatch.setenv("RABBITMQ_URL", "amqp://elsewhere.example/")
-    # Stands for the cluster: what matters is the environment it was started with.
+    # A process with the environment of the cluster.
     with subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, **given}
     ) as process:
@@ -26,7 +24,7 @@ def test_the_operators_tool_gets_the_settings_of_the_cluster_that_runs_and_not_o
     assert settings["DATABASE_URL"] == cluster.database_url("tickets")
 
 
-def test_without_a_cluster_the_operators_tool_says_so(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_the_operators_command_needs_a_running_cluster(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setenv("ROSTRUM_STATE", str(tmp_path))
     assert main(["messages", "tickets", "dead-letters", "list", "--limit", "3"]) == 1
-    assert capsys.readouterr().err == "No cluster of this checkout runs.\n"
+    assert capsys.readouterr().err == f"{NOTHING_RUNS}\n"

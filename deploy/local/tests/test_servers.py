@@ -32,13 +32,13 @@ async def running(process: Process, log: Path) -> AsyncIterator[asyncio.subproce
 
 
 async def nothing_works_in(folder: Path) -> None:
-    """Waits for what the stopped server's own helpers, Erlang's resolver for one, take to end."""
+    """Wait for the end of the stopped server's helpers, such as Erlang's resolver."""
     async with asyncio.timeout(10):
-        while working_in(folder):  # noqa: ASYNC110 - other processes know no event of ours
+        while working_in(folder):  # noqa: ASYNC110 - another process changes it
             await asyncio.sleep(0.05)
 
 
-async def test_postgres_keeps_its_data_over_a_kill_and_leaves_no_process(tmp_path: Path) -> None:
+async def test_postgres_keeps_its_data_after_a_kill_and_leaves_no_process(tmp_path: Path) -> None:
     port = free_port()
     process = await postgres.prepare(tmp_path, durable=True, port=port)
     url = postgres.url(tmp_path, port=port, scheme="postgresql")
@@ -57,7 +57,7 @@ async def test_postgres_keeps_its_data_over_a_kill_and_leaves_no_process(tmp_pat
     await nothing_works_in(tmp_path)
 
 
-async def test_postgres_takes_over_from_a_server_whose_supervisor_was_killed(tmp_path: Path) -> None:
+async def test_postgres_starts_after_its_supervisor_was_killed(tmp_path: Path) -> None:
     first = await postgres.prepare(tmp_path, durable=False, port=free_port())
     async with running(first, tmp_path / "log") as orphan:
         port = free_port()
@@ -67,7 +67,7 @@ async def test_postgres_takes_over_from_a_server_whose_supervisor_was_killed(tmp
             await connection.close()
 
 
-async def test_a_lock_file_with_the_number_of_a_living_stranger_stops_no_start(tmp_path: Path) -> None:
+async def test_postgres_starts_with_a_lock_file_that_names_another_process(tmp_path: Path) -> None:
     async with running(await postgres.prepare(tmp_path, durable=False, port=free_port()), tmp_path / "log"):
         lock = (tmp_path / "postgres" / "data" / "postmaster.pid").read_text()
     stale = lock.splitlines()
@@ -78,7 +78,7 @@ async def test_a_lock_file_with_the_number_of_a_living_stranger_stops_no_start(t
         pass
 
 
-async def test_postgres_lets_nobody_in_without_the_password(tmp_path: Path) -> None:
+async def test_postgres_requires_the_password(tmp_path: Path) -> None:
     port = free_port()
     async with running(await postgres.prepare(tmp_path, durable=False, port=port), tmp_path / "log"):
         with pytest.raises(asyncpg.InvalidPasswordError):
@@ -86,7 +86,7 @@ async def test_postgres_lets_nobody_in_without_the_password(tmp_path: Path) -> N
     assert (tmp_path / "postgres" / "password").stat().st_mode & 0o077 == 0
 
 
-async def test_rabbitmq_keeps_messages_over_a_kill_and_leaves_no_process(tmp_path: Path) -> None:
+async def test_rabbitmq_keeps_messages_after_a_kill_and_leaves_no_process(tmp_path: Path) -> None:
     port = free_port()
     process = await rabbitmq.prepare(tmp_path, tools=TOOLS, port=port)
     async with running(process, tmp_path / "log") as child:
@@ -95,10 +95,9 @@ async def test_rabbitmq_keeps_messages_over_a_kill_and_leaves_no_process(tmp_pat
             await channel.declare_queue("kept", durable=True, arguments={"x-queue-type": "quorum"})
             message = aio_pika.Message(b"still here", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
             await channel.default_exchange.publish(message, routing_key="kept")
-        # RabbitMQ writes down the name of a new quorum queue half a second late: a fault of its own, which a test
-        # of ours need not meet. Messages of a known queue are safe once confirmed.
+        # RabbitMQ stores the name of a new quorum queue half a second late. Only then are confirmed messages safe.
         names = next((tmp_path / "rabbitmq" / "mnesia").glob("*/quorum/*/names.dets"))
-        while b"_kept" not in names.read_bytes():  # noqa: ASYNC110 - a file tells nobody
+        while b"_kept" not in names.read_bytes():  # noqa: ASYNC110 - another process writes the file
             await asyncio.sleep(0.05)
         child.kill()
         await child.wait()
@@ -114,7 +113,7 @@ async def test_rabbitmq_keeps_messages_over_a_kill_and_leaves_no_process(tmp_pat
     await nothing_works_in(tmp_path)
 
 
-async def test_s3_keeps_objects_over_a_kill_and_checks_signatures(tmp_path: Path) -> None:
+async def test_s3_keeps_objects_after_a_kill_and_verifies_signatures(tmp_path: Path) -> None:
     port = free_port()
     config = AioConfig(signature_version="s3v4", s3={"addressing_style": "path"})
     async with running(await seaweedfs.prepare(tmp_path, port=port), tmp_path / "log") as child:
@@ -137,8 +136,8 @@ async def test_s3_keeps_objects_over_a_kill_and_checks_signatures(tmp_path: Path
         ) as client:
             answer = await client.get_object(Bucket=env["S3_BUCKET"], Key="kept")
             assert await answer["Body"].read() == b"still here"
-        async with httpx.AsyncClient() as anyone:
-            refused = await anyone.get(f"{env['S3_ENDPOINT']}/{env['S3_BUCKET']}/kept")
+        async with httpx.AsyncClient() as anonymous:
+            refused = await anonymous.get(f"{env['S3_ENDPOINT']}/{env['S3_BUCKET']}/kept")
             assert refused.status_code == 403
     await nothing_works_in(tmp_path)
 
@@ -150,7 +149,7 @@ http:
 """
 
 
-async def test_the_gateway_routes_by_the_file_it_is_given(tmp_path: Path) -> None:
+async def test_the_gateway_uses_the_given_routes(tmp_path: Path) -> None:
     (tmp_path / "routes.yml").write_text(ROUTES)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -169,7 +168,7 @@ async def test_the_gateway_routes_by_the_file_it_is_given(tmp_path: Path) -> Non
         assert (await client.get(f"http://127.0.0.1:{port}/v1/a%2Fb")).status_code == 400
 
 
-async def test_the_gateway_is_not_ready_with_routes_it_can_not_read(tmp_path: Path) -> None:
+async def test_the_gateway_is_not_ready_with_unreadable_routes(tmp_path: Path) -> None:
     (tmp_path / "routes.yml").write_text("http: {routers: [")
     process = await traefik.prepare(tmp_path, port=free_port(), dynamic=tmp_path / "routes.yml", env={})
     impatient = Process(process.name, process.command, process.env, ready=process.ready, ready_timeout=2.0)
@@ -178,7 +177,7 @@ async def test_the_gateway_is_not_ready_with_routes_it_can_not_read(tmp_path: Pa
             pass
 
 
-async def test_a_machine_without_apt_is_told_the_way_out_in_one_line(
+async def test_missing_apt_is_reported_in_one_line_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -189,7 +188,7 @@ async def test_a_machine_without_apt_is_told_the_way_out_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-async def test_an_archive_of_packages_that_can_not_be_reached_leaves_nothing_half_done(
+async def test_an_unreachable_package_archive_leaves_no_partial_installation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "bin" / "apt-get"
@@ -200,12 +199,12 @@ async def test_an_archive_of_packages_that_can_not_be_reached_leaves_nothing_hal
     with pytest.raises(MissingPart, match=r"RABBITMQ_URL.*Could not resolve"):
         await rabbitmq.install(tmp_path / "tools")
 
-    # What an interrupted set-up left is not taken for the whole.
+    # A partial installation does not count as one.
     monkeypatch.undo()
     assert not list((tmp_path / "tools" / "rabbitmq").glob("*-[0-9]"))
 
 
-async def test_two_runs_of_the_test_servers_have_servers_of_their_own_and_pass_the_exit_code_on() -> None:
+async def test_two_runs_have_separate_test_servers_and_return_the_exit_code() -> None:
     command = (sys.executable, "-m", "deploy.local.testservers", "run", "--only", "database")
     env = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "TEST_DATABASE_URL")}
     show = ("--", "sh", "-c", "echo $TEST_DATABASE_URL; exit 7")
@@ -223,7 +222,7 @@ async def test_two_runs_of_the_test_servers_have_servers_of_their_own_and_pass_t
     assert not any((testservers.STATE / "test" / str(child.pid)).exists() for child in children)
 
 
-async def test_the_next_run_ends_what_a_killed_one_has_left(tmp_path: Path) -> None:
+async def test_the_next_run_ends_the_servers_of_a_killed_run(tmp_path: Path) -> None:
     stay = (
         "import asyncio, pathlib, sys; from deploy.local.testservers import servers\n"
         "async def main():\n"
@@ -245,7 +244,7 @@ async def test_the_next_run_ends_what_a_killed_one_has_left(tmp_path: Path) -> N
         assert not (tmp_path / "test" / str(child.pid)).exists()
 
 
-async def test_given_servers_are_used_and_none_is_started(tmp_path: Path) -> None:
+async def test_given_servers_are_used_instead_of_own_ones(tmp_path: Path) -> None:
     given = {
         "DATABASE_URL": "postgresql+asyncpg://a@b/c",
         "RABBITMQ_URL": "amqp://d",

@@ -24,7 +24,7 @@ from deploy.local.supervisor import (
     stop_leftovers,
 )
 
-# Writes its name when it starts and when it is asked to stop, and is ready as soon as it listens to signals.
+# Writes its name at start and at SIGTERM, and is ready once it handles signals.
 POLITE = """
 import pathlib, signal, sys
 name, journal = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -127,7 +127,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         await asyncio.sleep(0.02)
 
 
@@ -135,7 +135,7 @@ def record_of(folder: Path, name: str) -> Record | None:
     return next((record for record in read_records(folder / "run") if record.name == name), None)
 
 
-async def test_tiers_start_in_order_and_stop_in_the_opposite_order(tmp_path: Path, run: Run) -> None:
+async def test_tiers_start_in_order_and_stop_in_reverse(tmp_path: Path, run: Run) -> None:
     journal = tmp_path / "journal"
     append = "import sys; open(sys.argv[1], 'a').write('step\\n')"
     rig = run(tier("gateway", polite("gateway", journal), after=("roles",)),
@@ -152,9 +152,7 @@ async def test_tiers_start_in_order_and_stop_in_the_opposite_order(tmp_path: Pat
     assert read_records(tmp_path / "run") == []
 
 
-async def test_a_process_that_dies_is_started_again(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_process_that_dies_is_restarted(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "FIRST_PAUSE", 0.01)
     rig = run(tier("roles", polite("role", tmp_path / "journal")))
     await rig.until_ready()
@@ -168,10 +166,10 @@ async def test_a_process_that_dies_is_started_again(
 
     await until(is_back)
     await rig.stop()
-    assert "role ended with exit code -9; starting it again" in rig.log.read_text()
+    assert "role ended with exit code -9; restarting" in rig.log.read_text()
 
 
-async def test_a_crash_loop_ends_all_with_the_reason(
+async def test_a_crash_loop_stops_everything_with_the_reason(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervision, "FIRST_PAUSE", 0.01)
@@ -185,7 +183,7 @@ async def test_a_crash_loop_ends_all_with_the_reason(
     assert journal.read_text().splitlines() == ["data starts", "data stops"]
 
 
-async def test_a_step_that_fails_ends_all_and_is_not_tried_again(tmp_path: Path, run: Run) -> None:
+async def test_a_failed_step_stops_everything_and_is_not_retried(tmp_path: Path, run: Run) -> None:
     rig = run(
         tier("steps", python("migration", "print('bad revision'); raise SystemExit(1)", once=True)),
         tier("roles", polite("role", tmp_path / "journal"), after=("steps",)),
@@ -195,7 +193,7 @@ async def test_a_step_that_fails_ends_all_and_is_not_tried_again(tmp_path: Path,
     assert not (tmp_path / "journal").exists()
 
 
-async def test_a_process_that_is_never_ready_is_given_up(tmp_path: Path, run: Run) -> None:
+async def test_a_process_that_is_never_ready_stops_everything(tmp_path: Path, run: Run) -> None:
     never = python(
         "role", "import signal; print('waits'); signal.pause()", ready=holds(tmp_path / "x", ""), ready_timeout=0.5
     )
@@ -204,7 +202,7 @@ async def test_a_process_that_is_never_ready_is_given_up(tmp_path: Path, run: Ru
         await asyncio.wait_for(rig.task, 30)
 
 
-async def test_what_ignores_the_stop_signal_is_killed_with_its_children(tmp_path: Path, run: Run) -> None:
+async def test_a_process_that_ignores_the_stop_signal_is_killed_with_its_children(tmp_path: Path, run: Run) -> None:
     pids = tmp_path / "pids"
     rig = run(tier("roles", python("role", STUBBORN, pids, ready=holds(pids, " "), stop_timeout=0.3)))
     await rig.until_ready()
@@ -212,7 +210,7 @@ async def test_what_ignores_the_stop_signal_is_killed_with_its_children(tmp_path
     await until(lambda: not any(map(psutil.pid_exists, map(int, pids.read_text().split()))))
 
 
-async def test_asking_twice_kills_at_once(tmp_path: Path, run: Run) -> None:
+async def test_a_second_stop_request_kills_at_once(tmp_path: Path, run: Run) -> None:
     pids = tmp_path / "pids"
     rig = run(tier("roles", python("role", STUBBORN, pids, ready=holds(pids, " "), stop_timeout=60)))
     await rig.until_ready()
@@ -223,7 +221,7 @@ async def test_asking_twice_kills_at_once(tmp_path: Path, run: Run) -> None:
     await until(lambda: not any(map(psutil.pid_exists, map(int, pids.read_text().split()))))
 
 
-async def test_a_readiness_check_that_loses_its_cancellation_does_not_hold_up_the_stop(
+async def test_a_readiness_check_that_loses_its_cancellation_does_not_delay_the_stop(
     tmp_path: Path, run: Run
 ) -> None:
     lost = asyncio.Event()
@@ -245,7 +243,7 @@ async def test_a_readiness_check_that_loses_its_cancellation_does_not_hold_up_th
     assert lost.is_set()
 
 
-async def test_stopping_while_it_starts_leaves_nothing(tmp_path: Path, run: Run) -> None:
+async def test_a_stop_during_the_start_leaves_nothing(tmp_path: Path, run: Run) -> None:
     journal = tmp_path / "journal"
     rig = run(tier("roles", python("role", POLITE, "role", journal, ready=holds(tmp_path / "x", ""))))
     await until(lambda: journal.exists())
@@ -273,7 +271,7 @@ async def test_a_child_that_holds_the_output_does_not_delay_the_stop(tmp_path: P
     os.kill(int(daemon.read_text()), signal.SIGKILL)
 
 
-async def test_lines_are_passed_on_unharmed(tmp_path: Path, run: Run) -> None:
+async def test_lines_stay_unchanged(tmp_path: Path, run: Run) -> None:
     line = json.dumps({"event": "schlüssel.made", "text": "a" * 200_000})
     path = tmp_path / "line"
     path.write_text(line)
@@ -322,8 +320,8 @@ async def test_the_kernel_ends_the_processes_of_a_killed_supervisor(tmp_path: Pa
     await until(lambda: process_of(record) is None)
 
 
-async def test_what_outlived_a_killed_supervisor_is_found_and_stopped(tmp_path: Path) -> None:
-    # As a command does that changes its user: the kernel then forgets to end it with its parent.
+async def test_processes_that_outlive_a_killed_supervisor_are_stopped(tmp_path: Path) -> None:
+    # As for a command that changes its user, the kernel does not end it with its parent.
     record = await run_killed_supervisor(tmp_path, "setpriv", "--pdeathsig", "clear", "--", "sleep", "300")
     if process_of(record) is None:
         pytest.skip("the kernel was faster than setpriv")
@@ -332,13 +330,13 @@ async def test_what_outlived_a_killed_supervisor_is_found_and_stopped(tmp_path: 
     assert read_records(tmp_path / "run") == []
 
 
-async def test_a_stranger_with_the_number_of_a_leftover_is_left_alone(tmp_path: Path) -> None:
-    stranger = await asyncio.create_subprocess_exec("sleep", "300", start_new_session=True)
+async def test_a_process_that_reuses_a_recorded_pid_is_left_alone(tmp_path: Path) -> None:
+    other = await asyncio.create_subprocess_exec("sleep", "300", start_new_session=True)
     run = tmp_path / "run"
     run.mkdir()
-    old = {"name": "role", "pid": stranger.pid, "created_at": time.time() - 3600, "state": "ready"}
+    old = {"name": "role", "pid": other.pid, "created_at": time.time() - 3600, "state": "ready"}
     (run / "role.pid").write_text(json.dumps({**old, "restarts": 0, "stop_signal": 15}))
     assert await asyncio.to_thread(stop_leftovers, run) == []
-    assert stranger.returncode is None
-    stranger.kill()
-    await stranger.wait()
+    assert other.returncode is None
+    other.kill()
+    await other.wait()
