@@ -1,4 +1,4 @@
-"""Whose drafts a caller may read. The rest of the access rules stands in each query."""
+"""Which drafts a caller may read. Each query applies the rest of the access rules."""
 
 from typing import Annotated
 
@@ -11,11 +11,10 @@ from shared.http.dependencies import SessionDep
 from shared.http.etags import etag_of
 
 Reader = Annotated[str | None, Depends(reader("events:read"))]
-"""The organizer whose own, unpublished things may be shown; ``None`` for the public."""
-
+"""The organizer who may read its own drafts; ``None`` for the public."""
 
 Organizer = Annotated[str, Depends(organizer("events:write"))]
-"""The organizer whose things may be changed."""
+"""The organizer who may change its events."""
 
 EventReference = Annotated[str, Path(description="The event's `id` or its `identifier`.", examples=["k3x9q0ab"])]
 
@@ -33,9 +32,9 @@ async def _is_own(event: EventDep, reader: Reader) -> bool:
 
 
 IsOwn = Annotated[bool, Depends(_is_own)]
-"""Whether the caller is the event's organizer, who gets what the public does not."""
+"""Whether the caller is the event's organizer, who can read more than the public."""
 
 
 def tag_for(*parts: int | None, is_own: bool) -> str:
-    """The organizer gets another answer from the same address than the public, and so another tag."""
+    """Return a tag that differs between the organizer and the public, whose responses differ too."""
     return etag_of(".".join([*(str(part) for part in parts if part is not None), *(["own"] if is_own else [])]))

@@ -1,4 +1,4 @@
-"""Role 1: the HTTP interface."""
+"""The api: serves HTTP."""
 
 from fastapi import FastAPI
 
@@ -14,11 +14,11 @@ from shared.http.app import new_app
 from shared.http.server import run_api
 
 DESCRIPTION = """\
-Events, their programme and their schedule, right in the event's own time zone.
+Events, their programme and their schedule, correct in the event's own time zone.
 
-A time may be sent as the clock at the venue shows it (`2027-10-30T09:00`, read in the event's zone), with an
-offset, or with the zone in brackets. A time that the clock skips, or shows twice, is refused with the alternatives.
-Answers carry the offset of the event's zone. Published events are open to everybody, drafts to their organizer.
+Send a time as the clock at the venue shows it (`2027-10-30T09:00`, in the event's zone), with an offset, or with
+the zone in brackets. A local time that does not exist or is ambiguous is refused with the alternatives. Responses
+use the offset of the event's zone. Everybody can read published events; only their organizer can read drafts.
 """
 
 

@@ -1,4 +1,4 @@
-"""Types of request fields that several features take."""
+"""Types of request fields that several features share."""
 
 from typing import Annotated, TypeAlias
 
@@ -22,5 +22,5 @@ Latitude: TypeAlias = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)
 Longitude: TypeAlias = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 Fold: TypeAlias = Annotated[
     int,
-    Field(ge=0, le=1, description="Which of two equal readings is meant: 0 the first, 1 the second."),
+    Field(ge=0, le=1, description="Chooses between two equal local times: 0 for the first, 1 for the second."),
 ]

@@ -1,4 +1,4 @@
-"""Role 2: sends what the outbox holds and reacts to what other services say."""
+"""The messenger: publishes the outbox and handles the messages of other services."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""Tables of the service. The schema is the role's search path, so names stand without it.
+"""Tables of the service, without a schema: the role's search path names it.
 
-A wall time is four columns, ``*_local``, ``*_fold`` and the derived ``*_at``, with the event's ``timezone``, and
-beside them the release of the tz database that derived it (see ``shared.walltime``).
+A wall time is four columns: ``*_local``, ``*_fold``, the derived ``*_at`` and the event's ``timezone``. The column
+``tzdata_version`` is the release of the tz database that derived it (see ``shared.walltime``).
 """
 
 from datetime import datetime
@@ -101,7 +101,7 @@ class Event(Base):
     logo_url: Mapped[str | None]
     logo_path: Mapped[str | None]
 
-    # What an archive said, for the next export: its own words stand as long as they still mean the same.
+    # The archive's own values, for the next export, which repeats them while they still mean the same.
     import_id: Mapped[UUID | None] = mapped_column(unique=True)
     archive_key: Mapped[str | None]
     archive_state: Mapped[str | None]
@@ -217,7 +217,7 @@ class Sponsor(Base):
 
 
 class Session(Base):
-    """A talk, a workshop: one entry of the programme. Without times it is not in the schedule yet."""
+    """One entry of the programme, such as a talk. Without times it is not in the schedule yet."""
 
     __tablename__ = "sessions"
     __table_args__ = (
@@ -267,7 +267,7 @@ class Session(Base):
 
 
 class SessionSpeaker(Base):
-    """Who speaks in a session; ``position`` is the place in the lineup, from 0."""
+    """The lineup of a session; ``position`` counts from 0."""
 
     __tablename__ = "session_speakers"
 
@@ -279,7 +279,7 @@ class SessionSpeaker(Base):
 
 
 class ImageCopy(Base):
-    """Our own copy of where the media service serves an image, kept up to date by its messages."""
+    """Where the media service serves an image, a copy kept up to date by its messages."""
 
     __tablename__ = "image_copies"
 

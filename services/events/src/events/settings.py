@@ -2,6 +2,6 @@ from shared.settings import Settings
 
 
 class EventsSettings(Settings):
-    """The events service keeps no files and calls nobody."""
+    """The events service stores no files and calls no other service."""
 
     service: str = "events"

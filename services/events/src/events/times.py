@@ -43,7 +43,7 @@ def ends_of(row: Timed, zone: str) -> WallTime:
 
 def _wall(local: datetime | None, zone: str, fold: int | None, instant: datetime | None) -> WallTime:
     if local is None or fold is None or instant is None:
-        raise ValueError("a session that is not scheduled has no times")
+        raise ValueError("The session is not scheduled, so it has no times.")
     return WallTime(local, zone, fold, instant)
 
 

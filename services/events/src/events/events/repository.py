@@ -1,4 +1,4 @@
-"""SQL of events. Each query says whose events it may see."""
+"""SQL of events. Each query restricts whose events it reads."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ _LOGO = aliased(ImageCopy)
 
 
 class EventView(NamedTuple):
-    """An event and where its pictures are served."""
+    """An event and where its images are served."""
 
     event: Event
     image: ImageCopy | None
@@ -46,7 +46,7 @@ def visible_to(reader: str | None) -> ColumnElement[bool]:
 
 
 def referred_to(reference: str) -> ColumnElement[bool]:
-    """By id or identifier. What can be neither finds nothing."""
+    """Match by id or identifier; text that can be neither matches nothing."""
     if len(reference) == IDENTIFIER_LENGTH and reference.isascii() and reference.isalnum():
         return Event.identifier == reference
     try:
@@ -63,7 +63,7 @@ async def find_view(session: AsyncSession, reference: str, reader: str | None) -
 async def list_views(
     session: AsyncSession, reader: str | None, state: str | None, page: PageRequest
 ) -> tuple[list[EventView], str | None]:
-    """The reader's own events, whatever their state; for the public those that are listed."""
+    """List the reader's own events in any state; for the public, the published public ones."""
     if reader is None:
         statement = _views().where(Event.state == PUBLISHED, Event.privacy == "public")
     else:
@@ -86,14 +86,14 @@ async def find_own(session: AsyncSession, reference: str, organizer: str) -> Eve
 
 
 async def lock_own(session: AsyncSession, reference: str, organizer: str) -> EventView | None:
-    """The organizer's event, locked until the transaction ends."""
+    """Lock the organizer's event until the transaction ends."""
     statement = _views().where(referred_to(reference), Event.organizer == organizer)
     row = (await session.execute(statement.with_for_update(of=Event))).one_or_none()
     return None if row is None else EventView(*row)
 
 
 async def view_of(session: AsyncSession, event: Event) -> EventView:
-    """The event as it stands in memory, with its pictures."""
+    """Return the event as it is in memory, with its images."""
     wanted = [image_id for image_id in (event.image_id, event.logo_image_id) if image_id is not None]
     copies: dict[UUID | None, ImageCopy] = {}
     if wanted:
@@ -102,17 +102,22 @@ async def view_of(session: AsyncSession, event: Event) -> EventView:
     return EventView(event, copies.get(event.image_id), copies.get(event.logo_image_id))
 
 
-async def add(session: AsyncSession, values: Mapping[str, Any]) -> Event | None:
-    """Stores a new event under a new identifier; ``None`` if its ``import_id`` was here before.
+async def add(session: AsyncSession, values: Mapping[str, Any]) -> Event:
+    """Insert an event under a new identifier."""
+    while (event := await _insert(session, values)) is None:
+        pass
+    return event
 
-    Waits for another transaction that stores the same ``import_id``.
+
+async def add_imported(session: AsyncSession, import_id: UUID, values: Mapping[str, Any]) -> Event | None:
+    """Insert an event under a new identifier; return ``None`` if its ``import_id`` exists.
+
+    Waits for another transaction that inserts the same ``import_id``.
     """
-    import_id = values.get("import_id")
-    while True:
-        statement = insert(Event).values(**values, identifier=new_identifier())
-        event = await session.scalar(statement.on_conflict_do_nothing().returning(Event))
-        if event is not None or (import_id and await find_imported(session, import_id)):
-            return event
+    while (event := await _insert(session, {**values, "import_id": import_id})) is None:
+        if await find_imported(session, import_id):
+            return None
+    return event
 
 
 async def find_imported(session: AsyncSession, import_id: UUID) -> Event | None:
@@ -121,6 +126,12 @@ async def find_imported(session: AsyncSession, import_id: UUID) -> Event | None:
 
 async def database_clock(session: AsyncSession) -> Any:
     return await session.scalar(select(func.clock_timestamp()))
+
+
+async def _insert(session: AsyncSession, values: Mapping[str, Any]) -> Event | None:
+    """Return ``None`` on a conflict, of the identifier or of another unique column."""
+    statement = insert(Event).values(**values, identifier=new_identifier())
+    return await session.scalar(statement.on_conflict_do_nothing().returning(Event))
 
 
 def _views() -> Select[Event, ImageCopy | None, ImageCopy | None]:

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from events.access import EventReference, Organizer, Reader
-from events.events import service
-from events.events.schemas import EventCreate, EventFactsRead, EventRead, EventUpdate, State, event_read
+from events.events import repository, service
+from events.events.schemas import EventCreate, EventFactsRead, EventRead, EventUpdate, State
 from events.fields import Line
 from shared.auth.access import requires, service_only
 from shared.auth.verify import Principal
@@ -31,12 +31,12 @@ async def create_event(
     idempotent: IdempotentDep,
     public_url: PublicUrl,
 ) -> Response:
-    """Makes a draft, which only its organizer sees. Times are read in `timezone` unless they carry an offset."""
+    """Create a draft, which only its organizer can read. Times are in `timezone` unless they have an offset."""
 
     async def work() -> Response:
         view = await service.create_event(session, organizer, body)
         headers = etag_headers(service.tag_of(view))
-        return created(f"/v1/events/{view.event.id}", event_read(view, public_url), headers=headers)
+        return created(f"/v1/events/{view.event.id}", EventRead.of(view, public_url), headers=headers)
 
     return await idempotent.create(principal, work)
 
@@ -51,10 +51,10 @@ async def list_events(
     public_url: PublicUrl,
     state: State | None = None,
 ) -> Page[EventRead]:
-    """By start. With a token: your organization's events, drafts too. Without: the published public ones."""
-    views, next_cursor = await service.list_events(session, reader, state, page)
+    """By start. With a token: your organization's events, including drafts. Without: the published public ones."""
+    views, next_cursor = await repository.list_views(session, reader, state, page)
     set_next_link(request, response, next_cursor)
-    return Page(items=[event_read(view, public_url) for view in views], next_cursor=next_cursor)
+    return Page(items=[EventRead.of(view, public_url) for view in views], next_cursor=next_cursor)
 
 
 @router.get("/v1/events/{event_ref}", response_model=EventRead, summary="Read an event")
@@ -67,7 +67,7 @@ async def read_event(
 ) -> Response:
     view = await service.read_event(session, event_ref, reader)
     headers = etag_headers(service.tag_of(view))
-    return conditional_response(if_none_match, event_read(view, public_url), headers)
+    return conditional_response(if_none_match, EventRead.of(view, public_url), headers)
 
 
 @router.patch("/v1/events/{event_ref}", summary="Change an event")
@@ -80,11 +80,11 @@ async def change_event(
     public_url: PublicUrl,
     if_match: IfMatch = None,
 ) -> EventRead:
-    """Changes only what is sent. A new `timezone` alone keeps what the clocks on the walls show: the event and its
-    sessions move to other instants."""
+    """Change only the fields that are sent. A new `timezone` alone keeps the local times of the event and its
+    sessions, so their instants move."""
     view = await service.change_event(session, organizer, event_ref, body, if_match=if_match)
     response.headers.update(etag_headers(service.tag_of(view)))
-    return event_read(view, public_url)
+    return EventRead.of(view, public_url)
 
 
 @router.post("/v1/events/{event_ref}/publish", summary="Publish an event")
@@ -96,13 +96,13 @@ async def publish_event(
     public_url: PublicUrl,
     if_match: IfMatch = None,
 ) -> EventRead:
-    """Everybody can see it from now on. Nothing happens when it is published already."""
+    """Everybody can read the event from now on. A published event stays as it is."""
     view = await service.publish_event(session, organizer, event_ref, if_match=if_match)
     response.headers.update(etag_headers(service.tag_of(view)))
-    return event_read(view, public_url)
+    return EventRead.of(view, public_url)
 
 
-@router.post("/v1/events/{event_ref}/unpublish", summary="Make an event a draft again")
+@router.post("/v1/events/{event_ref}/unpublish", summary="Unpublish an event")
 async def unpublish_event(
     event_ref: EventReference,
     response: Response,
@@ -111,10 +111,10 @@ async def unpublish_event(
     public_url: PublicUrl,
     if_match: IfMatch = None,
 ) -> EventRead:
-    """Only its organizer sees it from now on. Nothing happens when it is a draft already."""
+    """The event is a draft again: only its organizer can read it from now on. A draft stays as it is."""
     view = await service.unpublish_event(session, organizer, event_ref, if_match=if_match)
     response.headers.update(etag_headers(service.tag_of(view)))
-    return event_read(view, public_url)
+    return EventRead.of(view, public_url)
 
 
 @internal.get("/events/{event_ref}", summary="Read what other services need of an event")

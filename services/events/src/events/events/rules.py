@@ -17,11 +17,11 @@ _LETTERS_AND_DIGITS = string.ascii_lowercase + string.digits
 
 class LastsTooLong(Invalid):
     code = "lasts-too-long"
-    title = "The event lasts too long"
+    title = "Event too long"
 
 
 class GivenTimes(Protocol):
-    """The fields of a request that decide when an event is; ``None`` is what was not sent."""
+    """The fields of a request that decide when an event is; ``None`` for a field that was not sent."""
 
     @property
     def timezone(self) -> str | None: ...
@@ -36,7 +36,7 @@ class GivenTimes(Protocol):
 
 
 def new_identifier() -> str:
-    """Eight characters for links, at least one of them a letter, so that it is never taken for a number."""
+    """Return eight characters for links, at least one of them a letter, so that it is never read as a number."""
     while True:
         identifier = "".join(secrets.choice(_LETTERS_AND_DIGITS) for _ in range(IDENTIFIER_LENGTH))
         if not identifier.isdigit():
@@ -53,7 +53,7 @@ def times_of_new_event(zone: str, starts_at: str, ends_at: str, folds: GivenTime
 
 
 def times_after_change(stored: Timed, stored_zone: str, given: GivenTimes) -> tuple[str, WallTime, WallTime]:
-    """Zone, start and end after a change. A new zone alone keeps both readings; a fold alone chooses anew.
+    """Return zone, start and end after a change. A new zone keeps the local times; a new fold chooses again.
 
     Raises the problems of ``shared.walltime``, ``EndsBeforeItStarts``, ``LastsTooLong``.
     """
@@ -76,7 +76,7 @@ def _check_duration(starts: WallTime, ends: WallTime) -> None:
     check_order(starts, ends, field="ends_at")
     if ends.instant - starts.instant > MAX_DURATION:
         raise LastsTooLong(
-            f"From {starts.isoformat()} to {ends.isoformat()} is more than {MAX_DURATION.days} days. "
-            "Make several events of it.",
+            f"From {starts.isoformat()} to {ends.isoformat()} is too long: an event must not be longer than "
+            f"{MAX_DURATION.days} days. Split it into several events.",
             field="ends_at",
         )

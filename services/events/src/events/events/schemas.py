@@ -1,4 +1,4 @@
-"""What the API takes and gives for events."""
+"""Bodies of requests and responses for events."""
 
 from datetime import datetime
 from typing import Literal, Self, TypeAlias
@@ -20,7 +20,7 @@ _ZONE_EXAMPLE = "Europe/Berlin"
 
 
 class _EventFields(BaseModel):
-    """What creating and changing have in common: all of it may be left out or emptied with null."""
+    """Fields of creation and change: each may be left out, or set to null to clear it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,8 +38,8 @@ class _EventFields(BaseModel):
     event_type: Line | None = None
     event_topic: Line | None = None
     event_sub_topic: Line | None = None
-    image_id: UUID | None = Field(default=None, description="The large picture: an image uploaded to `/v1/images`.")
-    original_image_url: WebAddress | None = Field(default=None, description="The same picture elsewhere.")
+    image_id: UUID | None = Field(default=None, description="The large image, uploaded to `/v1/images`.")
+    original_image_url: WebAddress | None = Field(default=None, description="Another address of the same image.")
     logo_image_id: UUID | None = None
     logo_url: WebAddress | None = None
     starts_fold: Fold | None = None
@@ -48,16 +48,17 @@ class _EventFields(BaseModel):
 
 class EventCreate(_EventFields):
     name: Name
-    timezone: Line = Field(description="IANA name; `/v1/timezones` lists them.", examples=[_ZONE_EXAMPLE])
+    timezone: Line = Field(description="IANA name; `/v1/timezones` lists all.", examples=[_ZONE_EXAMPLE])
     starts_at: WallTimeInput
     ends_at: WallTimeInput
     privacy: Privacy = Field(
-        default="public", description="A private event is in no list; who has its link sees it."
+        default="public",
+        description="Private events are not listed; everybody with the link can read them.",
     )
 
 
 class EventUpdate(_EventFields):
-    """Only what is sent changes. A new `timezone` alone keeps what the clocks show, so the instants move."""
+    """Only fields that are sent change. A new `timezone` alone keeps the local times, so the instants move."""
 
     name: Name | None = None
     timezone: Line | None = Field(default=None, examples=[_ZONE_EXAMPLE])
@@ -66,10 +67,10 @@ class EventUpdate(_EventFields):
     privacy: Privacy | None = None
 
     @model_validator(mode="after")
-    def _can_be_changed_not_emptied(self) -> Self:
+    def _cannot_be_cleared(self) -> Self:
         for name in ("name", "timezone", "starts_at", "ends_at", "privacy"):
             if name in self.model_fields_set and getattr(self, name) is None:
-                raise ValueError(f"{name} can't be null; leave it out to keep it as it is")
+                raise ValueError(f"{name} must not be null; leave it out to keep its value")
         return self
 
 
@@ -99,7 +100,7 @@ class EventRead(BaseModel):
     event_sub_topic: str | None
     image_id: UUID | None
     images: dict[str, str] | None = Field(
-        description="Addresses of the large picture by variant: `large`, `thumbnail`, `icon`; null until processed."
+        description="Addresses of the large image by variant: `large`, `thumbnail`, `icon`; null until processed."
     )
     original_image_url: str | None
     logo_image_id: UUID | None
@@ -110,26 +111,26 @@ class EventRead(BaseModel):
     created_at: datetime
     updated_at: datetime
 
-
-def event_read(view: EventView, public_url: str) -> EventRead:
-    event = view.event
-    return EventRead.model_validate(
-        {
-            **{name: getattr(event, name) for name in _SAME_NAME},
-            "starts_at": starts_of(event, event.timezone).isoformat(),
-            "ends_at": ends_of(event, event.timezone).isoformat(),
-            "images": image_addresses(view.image, public_url),
-            "original_image_url": event.image_url,
-            "logo_images": image_addresses(view.logo, public_url),
-        }
-    )
+    @classmethod
+    def of(cls, view: EventView, public_url: str) -> Self:
+        event = view.event
+        return cls.model_validate(
+            {
+                **{name: getattr(event, name) for name in _SAME_NAME},
+                "starts_at": starts_of(event, event.timezone).isoformat(),
+                "ends_at": ends_of(event, event.timezone).isoformat(),
+                "images": image_addresses(view.image, public_url),
+                "original_image_url": event.image_url,
+                "logo_images": image_addresses(view.logo, public_url),
+            }
+        )
 
 
 _SAME_NAME = (EventRead.model_fields.keys() & Event.__mapper__.columns.keys()) - {"starts_at", "ends_at"}
 
 
 class EventFactsRead(BaseModel):
-    """What other services ask for."""
+    """An event as other services read it."""
 
     event_id: UUID
     identifier: str

@@ -1,4 +1,4 @@
-"""Use cases of events. Every change raises the version by one and tells it in one message."""
+"""Use cases of events. Every change increments the version and adds one message to the outbox."""
 
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,6 @@ from events.models import Event
 from events.sessions.service import move_sessions
 from events.times import time_columns
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventPublishedV1, EventState, EventUnpublishedV1
-from shared.database.keyset import PageRequest
 from shared.http.etags import check_if_match, etag_of
 from shared.messaging import outbox
 from shared.problems import NotFound
@@ -22,14 +21,14 @@ _TIMES = {"timezone", "starts_at", "ends_at", "starts_fold", "ends_fold"}
 
 
 def event_not_found() -> NotFound:
-    """One body for all: an event that is missing, one of somebody else, a draft."""
-    return NotFound("There is no such event, or it is not published and not yours.")
+    """Return the same problem for a missing event, another organizer's event and a draft."""
+    return NotFound("The event does not exist, or it is not published and not yours.")
 
 
 def tag_of(view: EventView) -> str:
-    """Rises with the event's version, and with its pictures, which are processed some time after."""
-    pictures = [copy.seq for copy in (view.image, view.logo) if copy is not None]
-    return etag_of(".".join(map(str, [view.event.version, *pictures])))
+    """Return a tag that changes with the event's version and with its images, which are processed later."""
+    images = [copy.seq for copy in (view.image, view.logo) if copy is not None]
+    return etag_of(".".join(map(str, [view.event.version, *images])))
 
 
 async def read_event(session: AsyncSession, reference: str, reader: str | None) -> EventView:
@@ -47,28 +46,21 @@ async def read_head(session: AsyncSession, reference: str, reader: str | None) -
     return head
 
 
-async def list_events(
-    session: AsyncSession, reader: str | None, state: str | None, page: PageRequest
-) -> tuple[list[EventView], str | None]:
-    return await repository.list_views(session, reader, state, page)
-
-
 async def create_event(session: AsyncSession, organizer: str, body: EventCreate) -> EventView:
-    """A draft. Raises the problems of its times."""
+    """Create a draft. Raises the problems of its times."""
     starts, ends = times_of_new_event(body.timezone, body.starts_at, body.ends_at, body)
     values = _columns(body.model_dump(exclude=_TIMES))
     event = await repository.add(
         session, {**values, "organizer": organizer, "timezone": body.timezone, **time_columns(starts, ends)}
     )
-    assert event is not None  # noqa: S101 - only an import can have been here before
-    await tell(session, EventCreatedV1, event)
+    await add_message(session, EventCreatedV1, event)
     return await repository.view_of(session, event)
 
 
 async def change_event(
     session: AsyncSession, organizer: str, reference: str, body: EventUpdate, *, if_match: str | None
 ) -> EventView:
-    """A change that changes nothing keeps the version and tells nobody.
+    """Change what was sent; without a difference the version stays and no message is added.
 
     Raises ``PreconditionFailed``, and the problems of the times; with a new zone also those of the sessions.
     """
@@ -105,15 +97,15 @@ async def unpublish_event(
 
 
 async def read_facts(session: AsyncSession, reference: str, organizer: str) -> EventFactsRead:
-    """For other services. Raises ``NotFound`` when it is not this organizer's."""
+    """Raises ``NotFound`` when the event is not this organizer's."""
     event = await repository.find_own(session, reference, organizer)
     if event is None:
         raise event_not_found()
     return EventFactsRead.model_validate(facts(event))
 
 
-async def tell(session: AsyncSession, kind: type[EventState], event: Event) -> None:
-    """Records the message of the version that the event has now."""
+async def add_message(session: AsyncSession, kind: type[EventState], event: Event) -> None:
+    """Add the message of the event's current version to the outbox."""
     await outbox.add(session, kind.model_validate(facts(event)), subject=event.id, seq=event.version)
 
 
@@ -144,7 +136,7 @@ async def _change(session: AsyncSession, event: Event, kind: type[EventState], c
     for name, value in {**changed, "version": event.version + 1, "updated_at": now}.items():
         setattr(event, name, value)
     await session.flush()
-    await tell(session, kind, event)
+    await add_message(session, kind, event)
 
 
 def _columns(values: dict[str, Any]) -> dict[str, Any]:

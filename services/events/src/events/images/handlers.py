@@ -1,4 +1,4 @@
-"""What the media service says about images."""
+"""Handlers of the media service's messages."""
 
 from sqlalchemy.ext.asyncio import AsyncSession
 

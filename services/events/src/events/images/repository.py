@@ -1,4 +1,4 @@
-"""SQL of image copies, and where their variants are fetched."""
+"""SQL of image copies, and the addresses of their variants."""
 
 from uuid import UUID
 
@@ -33,12 +33,12 @@ async def keep_copy(
 def copy_of(
     copy: type[ImageCopy] | AliasedClass[ImageCopy], image_id: InstrumentedAttribute[UUID | None]
 ) -> ColumnElement[bool]:
-    """The ON clause that joins a copy: an image of another organizer is none, whoever wrote its id here."""
+    """Return the ON clause that joins a copy, never one of another organizer's image."""
     return and_(copy.image_id == image_id, copy.organizer == Event.organizer)
 
 
 def image_addresses(copy: ImageCopy | None, public_url: str) -> dict[str, str] | None:
-    """Full addresses by the variant's name; ``None`` until the image is processed."""
+    """Return full addresses by the variant's name; ``None`` until the image is processed."""
     if copy is None:
         return None
     return {variant["name"]: f"{public_url}{variant['path']}" for variant in copy.variants}

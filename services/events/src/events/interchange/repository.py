@@ -32,16 +32,16 @@ TABLES: dict[str, type[Base]] = {
 
 
 async def add_programme(session: AsyncSession, event_id: UUID, rows: Rows) -> None:
-    """In a dozen statements whatever the number of rows."""
+    """Insert all rows, with one statement per list."""
     for name in LISTS:
         if rows.lists[name]:
             await session.execute(insert(TABLES[name]), [{**row, "event_id": event_id} for row in rows.lists[name]])
-    if rows.lineup:
-        await session.execute(insert(SessionSpeaker), rows.lineup)
+    if rows.lineups:
+        await session.execute(insert(SessionSpeaker), rows.lineups)
 
 
 async def all_rows(session: AsyncSession, event_id: UUID) -> dict[str, Sequence[Any]]:
-    """Every list of the programme in the order of its import."""
+    """Return every list of the programme in the sequence of its import."""
     lists: dict[str, Sequence[Any]] = {}
     for name, table in TABLES.items():
         columns = table.__table__.c

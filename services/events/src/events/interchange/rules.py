@@ -1,4 +1,4 @@
-"""From a programme as data to rows, and back. Nothing is lost: what no column takes stays in ``extra``."""
+"""From a programme as data to rows, and back. Values without a column are kept in ``extra``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -44,26 +44,26 @@ LINKS = {"track": "tracks", "microlocation": "microlocations", "session_type": "
 IMAGES = {"event": ("image", "logo"), "speakers": ("photo",), "sponsors": ("logo",)}
 
 NO_COLUMN = {"key", "identifier", "state", "privacy", "starts_at", "ends_at", "timezone"}
-"""Fields of a programme's event that don't simply have a column of their name."""
+"""Fields of a programme's event without a column of the same name and content."""
 
 
 class ProgrammeBroken(Invalid):
     code = "programme-broken"
-    title = "The programme contradicts itself"
+    title = "Inconsistent programme"
 
 
 @dataclass
 class Rows:
-    """A programme as rows to insert. ``event`` has no id, identifier or organizer yet, the others no event."""
+    """A programme as rows to insert. ``event`` lacks id, identifier and organizer, the others lack ``event_id``."""
 
     event: dict[str, Any]
     lists: dict[str, list[dict[str, Any]]]
-    lineup: list[dict[str, Any]]
+    lineups: list[dict[str, Any]]
     repairs: list[ProgrammeRepair] = field(default_factory=list)
 
 
 def state_of(written: str | None) -> str:
-    """Only what says that it is published gets published; a past or odd state never makes something public."""
+    """Return ``published`` only for that very word: a past or unknown state must not make an event public."""
     return "published" if (written or "").strip().lower() == "published" else "draft"
 
 
@@ -72,19 +72,19 @@ def privacy_of(written: str | None) -> str:
 
 
 def rows_of(programme: Programme) -> Rows:
-    """The same rows each time but for their ids. Raises the problems of the event's times, ``ProgrammeBroken``."""
-    rows = Rows(event={}, lists={}, lineup=[])
+    """Raises the problems of the event's times, ``ProgrammeBroken``."""
+    rows = Rows(event={}, lists={}, lineups=[])
     rows.event = _event_row(programme, rows.repairs)
     ids: dict[str, dict[str, UUID]] = {}
     for name in LISTS:
         records: Sequence[Record] = getattr(programme, name)
-        # UUIDv7 rise, so rows sort by id as the archive had them.
+        # UUIDv7 ascend, so rows sorted by id have the sequence of the archive.
         ids[name] = {record.key: new_id() for record in records}
         if len(ids[name]) < len(records):
-            raise ProgrammeBroken("Two records have the same key; keys are unique in each list.", field=name)
+            raise ProgrammeBroken("Two records have the same key. Keys must be unique in each list.", field=name)
         rows.lists[name] = [_row(record, name, ids[name][record.key]) for record in records]
     for record, row in zip(programme.sessions, rows.lists["sessions"], strict=True):
-        _link(record, row, ids, rows.lineup)
+        _link(record, row, ids, rows.lineups)
         _schedule(record, row, programme.event.timezone, rows.repairs)
     return rows
 
@@ -101,7 +101,7 @@ def _event_row(programme: Programme, repairs: list[ProgrammeRepair]) -> dict[str
                 member="event",
                 record=None,
                 field="state",
-                message=f"State {event.state!r} is not known here; imported as a draft; publish it when ready.",
+                message=f"State {event.state!r} is unknown; imported as a draft. Publish it when it is ready.",
             )
         )
     return {
@@ -148,16 +148,19 @@ def _link(
     record: ProgrammeSession,
     row: dict[str, Any],
     ids: dict[str, dict[str, UUID]],
-    lineup: list[dict[str, Any]],
+    lineups: list[dict[str, Any]],
 ) -> None:
     for name, target in LINKS.items():
         key = getattr(record, name)
         row[f"{name}_id"] = None if key is None else _linked(key, target, ids, record.key, name)
     if len(set(record.speakers)) < len(record.speakers):
-        raise ProgrammeBroken("A speaker stands twice in the lineup.", field=f"sessions.{record.key}.speakers")
+        raise ProgrammeBroken(
+            "A speaker is listed twice. A lineup must list each speaker once.",
+            field=f"sessions.{record.key}.speakers",
+        )
     for position, key in enumerate(record.speakers):
         speaker_id = _linked(key, "speakers", ids, record.key, "speakers")
-        lineup.append({"session_id": row["id"], "speaker_id": speaker_id, "position": position})
+        lineups.append({"session_id": row["id"], "speaker_id": speaker_id, "position": position})
 
 
 def _linked(key: str, target: str, ids: dict[str, dict[str, UUID]], session: str, name: str) -> UUID:
@@ -165,13 +168,13 @@ def _linked(key: str, target: str, ids: dict[str, dict[str, UUID]], session: str
         return ids[target][key]
     except KeyError:
         raise ProgrammeBroken(
-            f"{key!r} is not a key in {target}. Add the record or leave the link out.",
+            f"{key!r} is not a key in {target}. Add the record or remove the reference.",
             field=f"sessions.{session}.{name}",
         ) from None
 
 
 def _schedule(record: ProgrammeSession, row: dict[str, Any], zone: str, repairs: list[ProgrammeRepair]) -> None:
-    """Both times or none; what can't be used is kept in ``extra``."""
+    """Set both times or none; keep unusable values in ``extra``."""
     row |= dict.fromkeys(
         ("starts_local", "starts_fold", "starts_at", "ends_local", "ends_fold", "ends_at", "tzdata_version")
     )
@@ -180,7 +183,7 @@ def _schedule(record: ProgrammeSession, row: dict[str, Any], zone: str, repairs:
         return
     try:
         if len(given) < 2:
-            raise Invalid(f"It has {next(iter(given))} only.")
+            raise Invalid(f"The session has {next(iter(given))} only.")
         starts = resolve(given["starts_at"], zone, field="starts_at")
         ends = resolve(given["ends_at"], zone, field="ends_at")
         check_order(starts, ends, field="ends_at")
@@ -192,21 +195,21 @@ def _schedule(record: ProgrammeSession, row: dict[str, Any], zone: str, repairs:
                 member="sessions",
                 record=record.key,
                 field="starts_at",
-                message=f"Left without a time. {problem.detail}",
+                message=f"Imported without a time. {problem.detail}",
             )
         )
 
 
-# And back
+# From rows to a programme
 
 R = TypeVar("R", bound=Record)
 
 
-def programme_of(event: "Event", lists: dict[str, Sequence[Any]], lineup: "Sequence[SessionSpeaker]") -> Programme:
-    """What ``rows_of`` made of a programme, as a programme; keys are those that were imported."""
+def programme_of(event: "Event", lists: dict[str, Sequence[Any]], lineups: "Sequence[SessionSpeaker]") -> Programme:
+    """Return the programme that ``rows_of`` was given, with the keys that were imported."""
     keys: dict[UUID | None, str | None] = {row.id: row.key for rows in lists.values() for row in rows}
     speakers: dict[UUID, list[str | None]] = {}
-    for entry in lineup:
+    for entry in lineups:
         speakers.setdefault(entry.session_id, []).append(keys[entry.speaker_id])
 
     def record(model: type[R], row: Any, **more: Any) -> R:

@@ -5,7 +5,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from events.events import repository as events
-from events.events.service import event_not_found, tell
+from events.events.service import add_message, event_not_found
 from events.interchange import repository
 from events.interchange.rules import programme_of, rows_of
 from events.interchange.schemas import ProgrammeImport, ProgrammeImported
@@ -26,14 +26,8 @@ async def import_programme(session: AsyncSession, body: ProgrammeImport) -> tupl
     """
     rows = rows_of(body.programme)
     published_at = await events.database_clock(session) if rows.event["state"] == events.PUBLISHED else None
-    event = await events.add(
-        session,
-        {
-            **rows.event,
-            "organizer": body.organizer,
-            "import_id": body.import_id,
-            "published_at": published_at,
-        },
+    event = await events.add_imported(
+        session, body.import_id, {**rows.event, "organizer": body.organizer, "published_at": published_at}
     )
     is_new = event is not None
     if event is None:
@@ -42,7 +36,7 @@ async def import_programme(session: AsyncSession, body: ProgrammeImport) -> tupl
             raise ImportIdTaken("Another organizer has used this import_id. Use a new one.", field="import_id")
     else:
         await repository.add_programme(session, event.id, rows)
-        await tell(session, EventCreatedV1, event)
+        await add_message(session, EventCreatedV1, event)
     return (
         ProgrammeImported(
             event_id=event.id,
@@ -55,7 +49,7 @@ async def import_programme(session: AsyncSession, body: ProgrammeImport) -> tupl
 
 
 async def export_programme(session: AsyncSession, event_id: UUID, organizer: str) -> Programme:
-    """Raises ``NotFound`` when it is not this organizer's."""
+    """Raises ``NotFound`` when the event is not this organizer's."""
     event = await events.find_own(session, str(event_id), organizer)
     if event is None:
         raise event_not_found()

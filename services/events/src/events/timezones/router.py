@@ -9,7 +9,7 @@ from shared.walltime import UnknownZone
 router = APIRouter(tags=["time zones"], dependencies=[Depends(PUBLIC)])
 
 
-@router.get("/v1/timezones", response_model=TimezoneList, summary="List the time zones an event can be in")
+@router.get("/v1/timezones", response_model=TimezoneList, summary="List time zones")
 async def list_timezones() -> Response:
     return Response(
         await service.list_timezones(),

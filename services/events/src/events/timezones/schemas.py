@@ -3,7 +3,7 @@ from pydantic import BaseModel, Field
 
 class TimezoneRead(BaseModel):
     name: str = Field(examples=["Europe/Berlin"])
-    utc_offset: str = Field(description="What the clocks there show at present.", examples=["+02:00"])
+    utc_offset: str = Field(description="The current offset.", examples=["+02:00"])
 
 
 class TimezoneList(BaseModel):

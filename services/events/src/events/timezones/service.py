@@ -1,4 +1,4 @@
-"""The zones an event can be in, with their offsets of the present hour."""
+"""Use cases of time zones, with their offsets in the current hour."""
 
 import asyncio
 import functools
@@ -9,17 +9,17 @@ from shared.walltime import TZDATA_VERSION, known_zones, zone_info
 
 
 async def list_timezones() -> bytes:
-    """A ``TimezoneList`` as JSON. Made once an hour per process: it reads 600 files the first time."""
-    hour = _present_hour()
+    """Return a ``TimezoneList`` as JSON. It is computed once an hour per process, because it reads 600 files."""
+    hour = _current_hour()
     return await asyncio.to_thread(_timezones_at, hour)
 
 
 def timezone(name: str) -> TimezoneRead:
-    """Raises ``UnknownZone`` with what may have been meant."""
-    return _timezone_at(name, _present_hour())
+    """Raises ``UnknownZone`` with the likely names."""
+    return _timezone_at(name, _current_hour())
 
 
-def _present_hour() -> datetime:
+def _current_hour() -> datetime:
     return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
 
