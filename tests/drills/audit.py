@@ -1,4 +1,4 @@
-"""What must hold when all is quiet again, whatever was broken. Pure: it compares what others have collected."""
+"""The invariants that must hold once a drill is quiet again. Pure: it compares what a drill has collected."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,13 +10,13 @@ from uuid import UUID
 from tests.drills.load import Write
 
 Kind = Literal[
-    "lost",  # accepted, and then not in the database, not on the bus, or without effect
+    "lost",  # accepted, but not in the database, not on the bus, or without effect
     "half",  # in the state and not in the outbox, or the other way round
     "doubled",  # two effects of one message, two messages of one write
-    "out_of_order",  # an older message of an aggregate took effect, or left for the first time, after a younger one
-    "behind",  # the last effect is not the newest fact
+    "out_of_order",  # an older message of an aggregate took effect, or was first sent, after a newer one
+    "behind",  # the last effect is not that of the newest message
     "stuck",  # still in the outbox or in a queue
-    "dead",  # among the dead letters, and not put there on purpose
+    "dead",  # among the dead letters unintentionally
     "leaked",  # connections, channels or memory that were not used before
 ]
 
@@ -48,7 +48,7 @@ class State:
 
 @dataclass(frozen=True)
 class Collected:
-    """Everything that is there after a drill; ``bus`` and ``effects`` in the order in which they came."""
+    """Everything that exists after a drill; ``bus`` and ``effects`` in the sequence of their arrival."""
 
     writes: Sequence[Write]
     states: Sequence[State]
@@ -61,8 +61,11 @@ class Collected:
 
 
 def audit(found: Collected, *, poison: str | None = None, may_skip: bool = False) -> list[Finding]:
-    """Names with ``poison`` in them belong among the dead letters and have no effect. With ``may_skip`` a message
-    may be without effect when a younger one of its event took effect; when all came in order, none may."""
+    """Return the violated invariants.
+
+    Messages whose name contains ``poison`` must be dead letters without effect. With ``may_skip`` a message may
+    have no effect if a newer one of its event took effect.
+    """
     return [
         *_audit_writes(found),
         *_audit_outbox(found),
@@ -93,44 +96,46 @@ def _audit_outbox(found: Collected) -> Iterable[Finding]:
     for event_id in by_event.keys() | states.keys():
         state = states.get(event_id)
         if state is None:
-            yield Finding("lost", f"event {event_id} has messages and is not there")
+            yield Finding("lost", f"event {event_id} has messages and does not exist")
             continue
-        told = {fact.seq: fact.name for fact in by_event.get(event_id, [])}
-        if sorted(told) != list(range(1, state.version + 1)):
-            yield Finding("half", f"event {event_id} is at version {state.version} and told {sorted(told)}")
-        elif told[state.version] != state.name:
-            yield Finding("half", f"event {event_id} is named {state.name} and told {told[state.version]}")
+        names = {fact.seq: fact.name for fact in by_event.get(event_id, [])}
+        if sorted(names) != list(range(1, state.version + 1)):
+            yield Finding("half", f"event {event_id} is at version {state.version} with messages {sorted(names)}")
+        elif names[state.version] != state.name:
+            yield Finding("half", f"event {event_id} is {state.name}, its message says {names[state.version]}")
 
 
 def _audit_bus(found: Collected) -> Iterable[Finding]:
     seen = {fact.id for fact in found.bus}
     for fact in found.outbox:
         if fact.id not in seen:
-            yield Finding("lost", f"{_shown(fact)} was never on the bus")
+            yield Finding("lost", f"{_described(fact)} was never on the bus")
     for subject, facts in _by_subject(_first_of_each(found.bus)).items():
         if not _rises(facts):
-            yield Finding("out_of_order", f"event {subject} was told in the order {[fact.seq for fact in facts]}")
+            yield Finding(
+                "out_of_order", f"event {subject} was published in the sequence {[fact.seq for fact in facts]}"
+            )
 
 
 def _audit_effects(found: Collected, poison: str | None, *, may_skip: bool) -> Iterable[Finding]:
-    told = [fact for fact in found.outbox if poison is None or poison not in fact.name]
+    healthy = [fact for fact in found.outbox if poison is None or poison not in fact.name]
     counts = Counter(fact.id for fact in found.effects)
     by_subject = _by_subject(found.effects)
-    for fact in told:
+    for fact in healthy:
         if counts[fact.id] > 1:
-            yield Finding("doubled", f"{_shown(fact)} took effect {counts[fact.id]} times")
+            yield Finding("doubled", f"{_described(fact)} took effect {counts[fact.id]} times")
         elif not counts[fact.id]:
             is_stale = any(effect.seq > fact.seq for effect in by_subject[fact.subject])
             if not (is_stale and may_skip):
-                yield Finding("lost", f"{_shown(fact)} took no effect")
-    for effect_id in counts.keys() - {fact.id for fact in told}:
-        yield Finding("half", f"message {effect_id} took effect, and nobody should have sent it")
+                yield Finding("lost", f"{_described(fact)} took no effect")
+    for effect_id in counts.keys() - {fact.id for fact in healthy}:
+        yield Finding("half", f"message {effect_id} took effect without being in the outbox")
     for subject, effects in by_subject.items():
         if not _rises(_first_of_each(effects)):
             yield Finding(
-                "out_of_order", f"event {subject} took effect in the order {[fact.seq for fact in effects]}"
+                "out_of_order", f"event {subject} took effect in the sequence {[fact.seq for fact in effects]}"
             )
-    for subject, facts in _by_subject(told).items():
+    for subject, facts in _by_subject(healthy).items():
         newest = max(fact.seq for fact in facts)
         if by_subject[subject] and by_subject[subject][-1].seq != newest:
             yield Finding(
@@ -149,18 +154,18 @@ def _audit_leftovers(found: Collected, poison: str | None) -> Iterable[Finding]:
     if poison is not None:
         for fact in found.outbox:
             if poison in fact.name and fact.name not in found.dead:
-                yield Finding("lost", f"{_shown(fact)} is poison and not among the dead letters")
+                yield Finding("lost", f"{_described(fact)} is poison and not among the dead letters")
 
 
 def sent_again(found: Collected) -> int:
-    """How many copies the bus saw of messages that it had seen before."""
+    """Return how many messages on the bus were repetitions."""
     return len(found.bus) - len({fact.id for fact in found.bus})
 
 
 def unknown_done(found: Collected) -> int:
-    """How many writes with an unknown answer were done all the same."""
-    told = {fact.name for fact in found.outbox}
-    return sum(write.answer == "unknown" and write.name in told for write in found.writes)
+    """Return how many writes with an unknown answer were done."""
+    names = {fact.name for fact in found.outbox}
+    return sum(write.answer == "unknown" and write.name in names for write in found.writes)
 
 
 def _first_of_each(facts: Iterable[Fact]) -> list[Fact]:
@@ -181,5 +186,5 @@ def _by_subject(facts: Iterable[Fact]) -> dict[UUID, list[Fact]]:
     return grouped
 
 
-def _shown(fact: Fact) -> str:
+def _described(fact: Fact) -> str:
     return f"{fact.name} ({fact.id}, {fact.seq} of {fact.subject})"

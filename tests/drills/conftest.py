@@ -14,8 +14,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts twins last, those without the same mechanism together: they need roles of their own, and each start of
-    a role takes seconds."""
+    """Run twins last, grouped by mechanism: they need roles of their own, and starting a role takes seconds."""
     drills = [item for item in items if item.path.parent == HERE]
     twins = {item: marker.args[0] for item in drills if (marker := item.get_closest_marker("twin")) is not None}
     ordered = iter(sorted(drills, key=lambda item: twins.get(item, "")))
@@ -41,7 +40,7 @@ async def drill(stage: Stage, record_property: Callable[[str, object], None]) ->
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A table of all drills of this run."""
+    """Print a table of all drills of this run."""
     rows = {
         report.nodeid.rpartition("::")[2]: dict(report.user_properties)["drill"]
         for outcome in ("passed", "failed")

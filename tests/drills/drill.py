@@ -1,4 +1,4 @@
-"""One drill: its roles, its load, and the report when all is quiet again."""
+"""One drill: its roles, its load, and its report once all is quiet again."""
 
 import signal
 import time
@@ -19,20 +19,23 @@ from tests.drills.waiting import within
 
 QUIET_TIMEOUT = 60.0
 LEAK_PATIENCE = 10.0
-# How much more memory a process may use after a drill than before it: its caches fill, and its heap is never quite
-# given back. What is kept for every message would be more at full length.
+# The memory that a process may gain in a drill, for caches and heap fragmentation. A leak per message exceeds it at
+# full length.
 MEMORY_SLACK = 24 << 20
-# What a messenger has open at the broker: for its relay, its consumer with the consumer's gauges, its dead letters.
+# What a messenger has open at the broker: for its relay, its consumer, and what it measures and collects.
 CONNECTIONS, CHANNELS = 3, 4
 POOL_SIZE = int(Settings.model_fields["database_pool_size"].default)
 
 
 @dataclass(frozen=True)
 class Report:
-    """``sent_again`` counts copies on the bus, ``redelivered`` what the broker handed out a second time, and
-    ``absorbed`` what of both the inbox made nothing of. ``unknown_done`` are the writes with an unknown answer that
-    were done all the same. ``drained`` are the seconds from the mending of the fault
-    until all that was written before had arrived; ``quiet`` those from the end of the load until nothing moved."""
+    """The figures of a drill.
+
+    ``sent_again`` counts repetitions on the bus, ``redelivered`` second deliveries by the broker, ``absorbed``
+    those of both that the inbox dropped. ``unknown_done`` counts the writes with an unknown answer that were
+    done. ``drained`` is the time in seconds from the end of the fault until all earlier writes had arrived,
+    ``quiet`` that from the end of the load until nothing moved.
+    """
 
     findings: list[Finding]
     answers: Counter[str]
@@ -57,7 +60,7 @@ class Report:
         return {finding.kind for finding in self.findings}
 
     def row(self) -> dict[str, str]:
-        """For the table."""
+        """Return the row for the table of drills."""
         return {
             "writes": str(self.answers.total()),
             "accepted": str(self.answers["accepted"]),
@@ -102,7 +105,7 @@ class Drill:
         return self.stage.roles[part]
 
     async def begin(self, *parts: Part) -> None:
-        """Only these roles run besides the api, on empty tables and queues, and each has worked once."""
+        """Run only these roles besides the api, on empty tables and queues, until each has worked once."""
         await self.stage.cast(*({API, *parts} & self.stage.roles.keys()))
         await self.stage.clear()
         await self.stage.cast(API, *parts)
@@ -113,26 +116,26 @@ class Drill:
         self._before = await self.stage.use()
 
     def load(self, *, rate: float | None = None, url: str | None = None) -> Load:
-        """Writes for as long as the block lasts, straight to the api unless another way is told."""
+        """Write while the block runs, directly to the api unless ``url`` is given."""
         rate = self.scale.rate if rate is None else rate
         return Load(url or self.stage.api_url, self.stage.credentials, self.book, rate=rate)
 
     async def strike(self, part: Part) -> None:
-        """The part's fault kills it, and it is started again, with its fault asleep."""
-        self.role(part).wake_death()
+        """Let the part's fault kill it, and start it again with the fault inactive."""
+        self.role(part).arm_kill()
         assert await self.role(part).died() == -signal.SIGKILL
         await self.stage.start(part)
 
     async def drained(self, *, at_most: float = QUIET_TIMEOUT) -> float:
-        """Waits until all that is committed now has arrived; answers the seconds. Raises ``TimeoutError``."""
+        """Wait until all that is committed now has arrived, and return the seconds. Raises ``TimeoutError``."""
         began_at = time.monotonic()
-        present = await self.stage.clock()
-        await within(at_most, lambda: self.stage.has_arrived(present))
+        now = await self.stage.clock()
+        await within(at_most, lambda: self.stage.has_arrived(now))
         self.drained_after = time.monotonic() - began_at
         return self.drained_after
 
     async def all_sent(self) -> None:
-        """Waits until nothing is left in the outbox."""
+        """Wait until the outbox has no unpublished row."""
 
         async def is_empty() -> bool:
             return not await self.stage.count_unpublished()
@@ -140,15 +143,15 @@ class Drill:
         await within(QUIET_TIMEOUT, is_empty)
 
     async def take_from_bus(self) -> Sequence[Seen]:
-        """What was on the bus since the last time, which counts for the audit too."""
+        """Return the messages on the bus since the last call, and keep them for the audit."""
         taken = await self.stage.take_from_bus()
         self.bus += taken
         return taken
 
     async def report(self, *, poison: str | None = None, may_skip: bool = False) -> Report:
-        """Audits when all is quiet, and when it takes too long to be, what is there then."""
+        """Audit when all is quiet, or the state at the timeout."""
         quiet = await self._until_quiet()
-        while await self.take_from_bus():  # a copy may come late, from a connection that is given up already
+        while await self.take_from_bus():  # a connection that was given up may still deliver a copy
             await self._until_quiet()
         found = Collected(
             writes=self.book.writes,
@@ -181,7 +184,7 @@ class Drill:
 
     async def _until_quiet(self) -> float:
         began_at = time.monotonic()
-        with suppress(TimeoutError):  # the audit will say what is stuck
+        with suppress(TimeoutError):  # the audit reports what is stuck
             await within(QUIET_TIMEOUT, self.stage.is_quiet)
         return time.monotonic() - began_at
 
@@ -198,23 +201,23 @@ class Drill:
 
 
 def _leaked(before: Use, after: Use, roles: dict[Part, Role]) -> list[Finding]:
-    """Pools may have filled since, and memory grown by ``MEMORY_SLACK``."""
+    """Return the leaks. Pools may have filled, and memory may have grown by ``MEMORY_SLACK``."""
     found = []
     members = Counter(part.module.replace("tests.drills.ledger", "ledger.messenger") for part in roles)
     for name, count in after.sessions.items():
         allowed = max(before.sessions[name], POOL_SIZE * members[name])
         if count > allowed:
-            found.append(Finding("leaked", f"{count} database sessions of {name}, {allowed} are right"))
+            found.append(Finding("leaked", f"{count} database sessions of {name}, expected at most {allowed}"))
     if after.transactions:
         found.append(Finding("leaked", f"{after.transactions} transactions are open"))
     if any(part.module.endswith(".worker") for part in roles):
-        expected = before.broker  # how many those have is dramatiq's affair
+        expected = before.broker  # dramatiq decides how many a worker has
     else:
         at_work = sum(not part.module.endswith(".api") for part in roles)
         expected = (CONNECTIONS * at_work, CHANNELS * at_work)
     for what, count, allowed in zip(("connections", "channels"), after.broker, expected, strict=True):
         if count > allowed:
-            found.append(Finding("leaked", f"{count} {what} of the broker, {allowed} are right"))
+            found.append(Finding("leaked", f"{count} {what} of the broker, expected at most {allowed}"))
     for pid, memory in after.memory.items():
         grown = memory - before.memory.get(pid, memory)
         if grown > MEMORY_SLACK:

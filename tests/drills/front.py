@@ -1,6 +1,6 @@
-"""What stands before the apis while they are replaced: the gateway, with several addresses of each service.
+"""The gateway in front of the apis while these are replaced, with several addresses of each service.
 
-And between the services themselves what a Service of Kubernetes is there: one address for all apis of a service.
+Between the services, a second proxy stands in for a Kubernetes Service: one address for all apis of a service.
 """
 
 import asyncio
@@ -35,19 +35,17 @@ class Front:
 
     @property
     def settings(self) -> dict[str, str]:
-        """Where services find each other, and where users find them."""
-        neighbours = {
-            f"{service.upper()}_URL": f"http://{HOST}:{self.inner_port}/{service}" for service in SERVICES
-        }
-        return {"PUBLIC_URL": self.url, **neighbours}
+        """Return the settings with which services find each other, and users the gateway."""
+        peers = {f"{service.upper()}_URL": f"http://{HOST}:{self.inner_port}/{service}" for service in SERVICES}
+        return {"PUBLIC_URL": self.url, **peers}
 
     @asynccontextmanager
     async def open(self, ports: Mapping[str, Sequence[int]]) -> AsyncIterator[None]:
-        """``ports`` are those of each service's apis, one more than there are, for the next to come.
+        """Serve until the block ends. ``ports`` lists each service's apis and one spare port for the next.
 
-        It is open when it knows which of them are taken.
+        It yields once the health checks know which ports are served.
         """
-        # Where nobody is, in a drill without that service.
+        # Port 1 stands for a service that the drill does not run.
         urls = {service: _urls(ports.get(service, [1])) for service in SERVICES}
         gateway = await traefik.prepare(
             self.folder,
@@ -72,7 +70,7 @@ def _urls(ports: Sequence[int]) -> list[str]:
 
 
 def _between(ports: Mapping[str, Sequence[int]]) -> dict[str, object]:
-    """Traefik's dynamic configuration. Its health checks look as often as the gateway's."""
+    """Return Traefik's dynamic configuration, with health checks as frequent as the gateway's."""
     return {
         "http": {
             "routers": {
@@ -104,6 +102,6 @@ async def _running(process: Process) -> AsyncIterator[None]:
 
 
 async def _answers_always(client: httpx.AsyncClient, url: str) -> bool:
-    """Whether none of several requests goes to a port where nobody is."""
+    """Return whether several requests in a row all reach a served port."""
     answers = [await client.get(url) for _ in range(9)]
     return all(answer.is_success for answer in answers)

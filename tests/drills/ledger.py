@@ -1,7 +1,6 @@
-"""The service that listens in a drill: it writes down every message that it handles, one row for each.
+"""The consuming service of a drill: it records every message that it handles as one row.
 
-It is made of the parts that every service is made of, so a second effect or a wrong order that shows in its rows
-would have been one of theirs.
+It uses the same parts as every service, so a duplicate or a wrong sequence in its rows is a fault of those parts.
 """
 
 from typing import Any
@@ -26,7 +25,7 @@ messaging_tables(METADATA)
 EFFECTS = Table(
     "effects",
     METADATA,
-    # Rises in the order in which one aggregate's messages take effect, as they do so one after another.
+    # Reflects the sequence of effects within an aggregate, because its messages are handled one at a time.
     Column("serial", BigInteger, Identity(), primary_key=True),
     Column("message_id", Uuid, nullable=False),
     Column("subject", Uuid, nullable=False),
@@ -40,10 +39,10 @@ class LedgerSettings(Settings):
 
 
 class Poisoned(Exception):
-    """This message can't be handled, however often it is tried."""
+    """A message that fails at every attempt."""
 
 
-async def write_down(session: AsyncSession, message: EventState, envelope: Envelope) -> None:
+async def record(session: AsyncSession, message: EventState, envelope: Envelope) -> None:
     if POISON in message.name:
         raise Poisoned(message.name)
     row = {
@@ -56,7 +55,7 @@ async def write_down(session: AsyncSession, message: EventState, envelope: Envel
 
 
 SUBSCRIPTIONS: list[Subscription[Any]] = [
-    Subscription(kind, write_down, keep="latest")
+    Subscription(kind, record, keep="latest")
     for kind in (EventCreatedV1, EventChangedV1, EventPublishedV1, EventUnpublishedV1)
 ]
 

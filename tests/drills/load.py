@@ -1,4 +1,4 @@
-"""Steady writes through the api, and the book of what it answered."""
+"""Steady writes through the api, and a record of its answers."""
 
 import asyncio
 import time
@@ -13,19 +13,19 @@ import httpx
 
 Answer = Literal["accepted", "refused", "unknown"]
 
-# Few, so that a machine which is busy with other things has fewer writes, and no queue of them that runs into the
-# time limits of the api. Drills are about faults, not about overload.
-MOST_UNDER_WAY = 12
+# Low, so that a busy machine makes fewer writes instead of queueing them until the api's timeouts: drills test
+# faults, not overload.
+MAX_IN_FLIGHT = 12
 _CREATED = 0.2  # of the writes; the others change an event
 _ANSWER_TIMEOUT = 20.0
 
 
 @dataclass
 class Write:
-    """One write and the last answer to it. ``unknown``: no answer came, or one that says nothing of the work (5xx).
+    """One write and its last answer. ``unknown``: no answer, or a 5xx, which does not say whether it was done.
 
-    ``name`` is no other write's: it is how the audit finds the write in the database and in the messages.
-    ``failures`` counts the answers that are unknown, also those after which it was sent again.
+    ``name`` is unique: by it the audit finds the write in the database and in messages.
+    ``failures`` counts all unknown answers, also those after which the write was repeated.
     """
 
     name: str
@@ -54,20 +54,19 @@ class Book:
 
 @dataclass
 class Event:
-    """``etag`` is the one that was told last. If a later change was done and not answered, the next one is refused
-    for it, with the present tag."""
+    """``etag`` is the last one received. After a change without an answer the next one may get a 412 with the
+    current tag."""
 
     event_id: str
     etag: str
 
 
 class Load:
-    """``async with`` it: writes go on at ``rate`` per second until the block ends, and then all are answered.
+    """An async context manager that writes at ``rate`` per second until the block ends and all writes are answered.
 
-    With a rate of 0 there are only those that are asked for.
-
-    One event in five writes is created, the others are changed in turn, each by one write at a time, with
-    ``If-Match``. What is created is created with an ``Idempotency-Key``, and sent again when the answer is unknown.
+    A rate of 0 makes no writes but those requested. Every fifth write creates an event with an ``Idempotency-Key``
+    and is repeated when the answer is unknown. The others change the events in turn with ``If-Match``, one write at
+    a time per event.
     """
 
     def __init__(self, url: str, headers: Callable[[], dict[str, str]], book: Book, *, rate: float) -> None:
@@ -76,7 +75,7 @@ class Load:
         self._book = book
         self._rate = rate
         self._idle: deque[Event] = deque()
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._begun = 0
         self._name = uuid4().hex[:8]
         self._ticking: asyncio.Task[None] | None = None
@@ -91,20 +90,20 @@ class Load:
             self._ticking.cancel()
             with suppress(asyncio.CancelledError):
                 await self._ticking
-        await asyncio.gather(*self._under_way)
+        await asyncio.gather(*self._in_flight)
         await self._client.aclose()
 
     async def go_on(self, seconds: float) -> None:
-        """Returns after these seconds, when as many writes were answered as are sent in half of them at least: on a
-        machine that is busy with other things, too, a fault falls among writes."""
+        """Return after these seconds and at least half of the writes due in them, so that on a busy machine too the
+        fault happens among writes."""
         enough = len(self._answered()) + seconds * self._rate / 2
         await asyncio.sleep(seconds)
         async with asyncio.timeout(60):
-            while len(self._answered()) < enough:  # noqa: ASYNC110 - the machine is what is waited for
+            while len(self._answered()) < enough:  # noqa: ASYNC110 - waits for the machine
                 await asyncio.sleep(0.02)
 
     async def create(self, name: str) -> Event:
-        """One event beside the steady writes, which leave it alone. The write must be accepted."""
+        """Create an event that the steady writes leave alone. The write must be accepted."""
         event = await self._create(name)
         assert event is not None
         return event
@@ -121,11 +120,11 @@ class Load:
         while True:
             ticks += 1
             await asyncio.sleep(max(0.0, started_at + ticks / self._rate - time.monotonic()))
-            if len(self._under_way) < MOST_UNDER_WAY:
+            if len(self._in_flight) < MAX_IN_FLIGHT:
                 self._begun += 1
                 task = asyncio.create_task(self._write_one(self._begun))
-                self._under_way.add(task)
-                task.add_done_callback(self._under_way.discard)
+                self._in_flight.add(task)
+                task.add_done_callback(self._in_flight.discard)
 
     async def _write_one(self, number: int) -> None:
         name = f"drill {self._name} {number}"
@@ -141,7 +140,7 @@ class Load:
             self._idle.append(event)
 
     async def _create(self, name: str) -> Event | None:
-        write = self._noted(Write(name))
+        write = self._recorded(Write(name))
         body = {
             "name": name,
             "timezone": "Europe/Berlin",
@@ -159,14 +158,14 @@ class Load:
 
     async def _change(self, event: Event, name: str) -> None:
         path = f"/v1/events/{event.event_id}"
-        write = self._noted(Write(name, event.event_id))
+        write = self._recorded(Write(name, event.event_id))
         answer = await self._send(write, "PATCH", path, {"name": name}, {"If-Match": event.etag})
         if answer is not None:
             event.etag = answer.headers.get("ETag", event.etag)
         if write.answer == "accepted" and answer is not None:
             write.version = answer.json()["version"]
 
-    def _noted(self, write: Write) -> Write:
+    def _recorded(self, write: Write) -> Write:
         self._book.writes.append(write)
         return write
 
@@ -183,5 +182,5 @@ class Load:
         if answer is not None and answer.is_success:
             write.answer = "accepted"
         elif answer is not None and answer.status_code < 500 and is_first:
-            write.answer = "refused"  # a refusal of the second attempt says nothing of the first
+            write.answer = "refused"  # a refusal of the second attempt says nothing about the first
         return answer

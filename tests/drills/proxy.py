@@ -1,4 +1,4 @@
-"""A wire to a server that can fall silent or be cut, for faults of the network."""
+"""A TCP proxy that can stall or reset its connections, for network faults."""
 
 import asyncio
 import socket
@@ -9,10 +9,7 @@ _AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, and send no
 
 
 class Proxy:
-    """Listens on ``port`` and passes bytes on to ``target``, a port of this machine, in both directions.
-
-    It works in the event loop of the test, so the test must not block it.
-    """
+    """Forwards connections to ``target``, a port of this machine. It runs in the test's event loop."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -36,20 +33,19 @@ class Proxy:
         self.resume()
         self.cut()
         await self._server.wait_closed()
-        while self._writers:  # noqa: ASYNC110 - they end in their next steps
+        while self._writers:  # noqa: ASYNC110 - they end within a few steps of the loop
             await asyncio.sleep(0)
 
     def silence(self) -> None:
-        """From now on no byte passes, and neither does the end of a connection. All of them stay open, and new ones
-        are accepted. What is sent meanwhile is held back."""
+        """Hold back all bytes and closes from now on. Connections stay open, and new ones are accepted."""
         self._flows.clear()
 
     def resume(self) -> None:
-        """What was held back passes, late."""
+        """Forward what was held back."""
         self._flows.set()
 
     def cut(self) -> None:
-        """Resets every connection, on both sides. New ones are let through."""
+        """Reset every connection on both sides. New ones are forwarded."""
         for writer in self._writers:
             connection = writer.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
@@ -72,7 +68,7 @@ class Proxy:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
         except OSError:
-            pass  # nobody listens at the server's port: this wire ends as that one would
+            pass  # nothing listens at the server's port, so this connection ends like that one
         finally:
             for writer in writers:
                 writer.transport.abort()

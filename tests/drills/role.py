@@ -1,9 +1,9 @@
-"""Runs a role with a fault inside, or without one of the bus's mechanisms.
+"""Runs a role with a fault, or without one of the mechanisms of the bus.
 
 ``python -m tests.drills.role events.messenger --fault die-before-mark --without confirms --constant relay.BATCH=1``
 
-The program is the production one, patched before it starts. A fault sleeps until a signal wakes it, so that a drill
-chooses the moment, and strikes at the first occasion: one that kills on SIGUSR1, one that slows down on SIGUSR2.
+The program is the production one, patched before it starts. A fault is inactive until a signal arms it, so that the
+drill chooses the moment: SIGUSR1 for one that kills, SIGUSR2 for one that slows down.
 """
 
 import argparse
@@ -25,45 +25,45 @@ from sqlalchemy import text
 from shared.contracts.envelope import Envelope
 from shared.messaging import consumer, inbox, relay
 
-_is_to_die = threading.Event()
-_is_to_dawdle = threading.Event()
+_kill_armed = threading.Event()
+_slow_armed = threading.Event()
 
 
-def _die_if_told() -> None:
-    if _is_to_die.is_set():
+def _die_if_armed() -> None:
+    if _kill_armed.is_set():
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _die_before_mark() -> None:
-    """After the broker has confirmed a batch, and before its rows are marked."""
+    """Die after the broker has confirmed a batch and before its rows are marked."""
     mark = relay.Relay._mark
 
     async def dying(self: relay.Relay, guard: Any, published: list[Any], refused: Any) -> None:
         if published:
-            _die_if_told()
+            _die_if_armed()
         await mark(self, guard, published, refused)
 
     _put(relay.Relay, "_mark", dying)
 
 
 def _die_before_ack() -> None:
-    """After a message's effect is committed, and before it is acknowledged."""
+    """Die after a message's effect is committed and before it is acknowledged."""
     handle_once = inbox.handle_once
 
     async def dying(*arguments: Any) -> inbox.Outcome:
         outcome = await handle_once(*arguments)
-        _die_if_told()
+        _die_if_armed()
         return outcome
 
     _put(consumer, "handle_once", dying)
 
 
 def _dawdle() -> None:
-    """Every other message of an aggregate is slow, so that the next one could overtake it."""
+    """Slow down every other message of an aggregate, so that the next one could overtake it."""
     handle_once = inbox.handle_once
 
     async def slow(sessions: Any, body: bytes, envelope: Envelope, subscription: Any) -> inbox.Outcome:
-        if _is_to_dawdle.is_set() and envelope.aggregateseq % 2:
+        if _slow_armed.is_set() and envelope.aggregateseq % 2:
             await asyncio.sleep(0.1)
         return await handle_once(sessions, body, envelope, subscription)
 
@@ -74,7 +74,7 @@ FAULTS = {"die-before-mark": _die_before_mark, "die-before-ack": _die_before_ack
 
 
 def _without_confirms() -> None:
-    """What is published counts as sent once it is written to the socket."""
+    """Count a message as sent once it is written to the socket."""
     channel = aio_pika.Connection.channel
 
     def unconfirmed(self: aio_pika.Connection, *_: Any, **__: Any) -> Any:
@@ -84,12 +84,12 @@ def _without_confirms() -> None:
 
 
 def _without_inbox() -> None:
-    """Every message counts as new."""
+    """Treat every message as new."""
     _change_receive("ON CONFLICT DO NOTHING", "ON CONFLICT (message_id) DO UPDATE SET type = excluded.type")
 
 
 def _without_positions() -> None:
-    """No message counts as stale."""
+    """Treat no message as stale."""
     _change_receive("WHERE known.seq <= excluded.seq", "")
 
 
@@ -100,7 +100,7 @@ def _change_receive(old: str, new: str) -> None:
 
 
 def _without_turns() -> None:
-    """Messages of one aggregate are handled side by side."""
+    """Handle messages of one aggregate concurrently."""
 
     @asynccontextmanager
     async def at_once(_: consumer.Consumer, __: UUID) -> AsyncIterator[None]:
@@ -110,7 +110,7 @@ def _without_turns() -> None:
 
 
 def _without_locks() -> None:
-    """Every relay works on all buckets, whoever else does."""
+    """Let every relay work on all buckets."""
 
     async def take_all(self: relay.Relay, _: Any) -> None:
         self.buckets = set(range(relay.BUCKETS))
@@ -128,7 +128,7 @@ MECHANISMS: dict[str, Callable[[], None]] = {
 
 
 def _set_constant(assignment: str) -> None:
-    """``relay.BATCH=1``: a number of a module in ``shared.messaging``."""
+    """Set a number of a module in ``shared.messaging``, such as ``relay.BATCH=1``."""
     path, value = assignment.split("=")
     module_name, name = path.split(".")
     module = importlib.import_module(f"shared.messaging.{module_name}")
@@ -137,7 +137,7 @@ def _set_constant(assignment: str) -> None:
 
 
 def _put(place: Any, name: str, value: Any) -> None:
-    """Sets what is there already: a patch whose target has got another name must not go unnoticed."""
+    """Replace an existing attribute, so that a patch of a renamed target fails."""
     assert hasattr(place, name), (place, name)
     setattr(place, name, value)
 
@@ -149,8 +149,8 @@ def main() -> None:
     parser.add_argument("--without", action="append", default=[], choices=MECHANISMS)
     parser.add_argument("--constant", action="append", default=[])
     arguments = parser.parse_args()
-    signal.signal(signal.SIGUSR1, lambda *_: _is_to_die.set())
-    signal.signal(signal.SIGUSR2, lambda *_: _is_to_dawdle.set())
+    signal.signal(signal.SIGUSR1, lambda *_: _kill_armed.set())
+    signal.signal(signal.SIGUSR2, lambda *_: _slow_armed.set())
     for name in arguments.fault:
         FAULTS[name]()
     for name in arguments.without:

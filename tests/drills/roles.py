@@ -1,4 +1,4 @@
-"""The roles of a drill as the processes they are in production, to be stopped, killed and frozen."""
+"""The roles of a drill as real processes that can be stopped, killed and frozen."""
 
 import asyncio
 import os
@@ -23,10 +23,7 @@ READY_TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class Part:
-    """A role that a drill needs, and the options with which `tests.drills.role` runs it when it has any.
-
-    ``number`` tells replicas of one role apart.
-    """
+    """A role of a drill, and its options for ``tests.drills.role``. ``number`` distinguishes replicas."""
 
     module: str
     options: tuple[str, ...] = ()
@@ -42,7 +39,7 @@ class Part:
         return self._with(*(option for name in mechanisms for option in ("--without", name)))
 
     def with_constants(self, **values: float) -> Self:
-        """Of modules in ``shared.messaging``, with two underscores for the dot: ``relay__POLL_SECONDS=0.1``."""
+        """Set constants of modules in ``shared.messaging``, two underscores for the dot: ``relay__BATCH=1``."""
         settings = (f"{name.replace('__', '.', 1)}={value}" for name, value in values.items())
         return self._with(*(option for setting in settings for option in ("--constant", setting)))
 
@@ -54,7 +51,7 @@ class Part:
 
 
 class Role:
-    """A running part. Its log outlives it, even a SIGKILL: each line is written when it is logged."""
+    """A running part. Its log survives a SIGKILL, because each line is written at once."""
 
     def __init__(self, part: Part, running: Running) -> None:
         self.part = part
@@ -82,7 +79,7 @@ class Role:
         return self._running.log
 
     def lines(self, name: str, *, since: int = 0) -> list[dict[str, Any]]:
-        """What it logged under this name, in order, from this byte of the log on."""
+        """Return its log lines with this event name, from this byte of the log on."""
         quoted = f'"{name}"'.encode()
         read = [orjson.loads(line) for line in self.log.read_bytes()[since:].splitlines() if quoted in line]
         return [line for line in read if line["event"] == name]
@@ -91,15 +88,15 @@ class Role:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
 
     async def redelivered(self) -> int:
-        """What its counter of redelivered messages says."""
+        """Return the value of its counter of redelivered messages."""
         async with httpx.AsyncClient(verify=False) as client:
             metrics = (await client.get(f"{self.url}/metrics")).text
         found = re.search(r"^rostrum_messages_redelivered_total (\S+)$", metrics, re.MULTILINE)
         assert found is not None
         return int(float(found.group(1)))
 
-    def wake_death(self) -> None:
-        """Its fault kills it at the next occasion."""
+    def arm_kill(self) -> None:
+        """Let its fault kill it at the next occasion."""
         self.signal(signal.SIGUSR1)
 
     def slow_down(self) -> None:
@@ -115,7 +112,7 @@ class Role:
         self._running.process.send_signal(number)
 
     async def stop(self) -> int:
-        """SIGTERM; its exit code."""
+        """Send SIGTERM and return the exit code."""
         self.thaw()
         return await self._running.stop()
 
@@ -125,13 +122,13 @@ class Role:
         await self._running.process.wait()
 
     async def died(self) -> int:
-        """Waits for its end, which is not asked for here; its exit code, negative for a signal."""
+        """Wait until it has ended and return the exit code, negative for a signal."""
         async with asyncio.timeout(30):
             return await self._running.process.wait()
 
 
 async def start_role(part: Part, environment: Mapping[str, str], folder: Path, port: int | None = None) -> Role:
-    """The part as a process that says it is ready, on a free port if on no certain one."""
+    """Start the part as a process and wait until it is ready; on a free port unless one is given."""
     port = port or free_port()
     log = folder / f"{part.module}-{port}-{part.number}.log"
     ports = {"API_PORT": str(port), "HEALTH_PORT": str(port)}

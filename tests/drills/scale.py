@@ -1,4 +1,4 @@
-"""How long and how hard a drill is: short among the other tests, at full length with ``make drill``."""
+"""The length and the load of a drill: short among the other tests, full with ``make drill``."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ class Scale:
     calm: float  # load before a fault and after it
     outage: float
     restarts: int  # of a server or a process, one after another
-    # Constants that a drill would have to wait out. Empty: all are as in production.
+    # Constants that a short drill cannot wait for. Empty means as in production.
     haste: Mapping[str, float]
 
 

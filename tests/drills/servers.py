@@ -1,7 +1,7 @@
-"""PostgreSQL and RabbitMQ of a drill: servers that are stopped, killed and started again on the same port and data.
+"""The PostgreSQL and RabbitMQ of a drill: stopped, killed and started again on the same port and data.
 
-The tests' other servers are no good here. Others use them meanwhile, and their PostgreSQL keeps a commit in memory
-for a moment, so that a killed server would lose what the api had accepted.
+Drills cannot use the other tests' servers: these are shared, and their PostgreSQL commits asynchronously, so that a
+kill would lose accepted writes.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from tests.drills.waiting import within
 
 
 class Server:
-    """One server with a data folder of its own. ``prepare`` says how to start it, anew for each start."""
+    """One server with its own data folder. ``prepare`` is called for each start."""
 
     def __init__(self, folder: Path, prepare: Callable[[], Awaitable[Process]]) -> None:
         self._folder = folder
@@ -51,18 +51,18 @@ class Server:
         await wait_ready(process, child)
 
     async def stop(self) -> None:
-        """As an operator stops it: it closes its files and ends its connections."""
+        """Stop it as an operator does, with files and connections closed."""
         assert self._running is not None
         await stop(*self._running)
         self._running = None
 
     async def kill(self) -> None:
-        """SIGKILL to every process of this server at once, so that none of them can put anything in order."""
+        """Send SIGKILL to every process of the server, so that none can clean up."""
         assert self._running is not None
         _, child = self._running
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        # PostgreSQL's processes and Erlang's helpers lead groups of their own; all of them work in its folder.
+        # PostgreSQL's processes and Erlang's helpers have their own process groups, but share the working folder.
         while left := await asyncio.to_thread(_living_in, self._folder):
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
@@ -73,10 +73,10 @@ class Server:
 
 
 def _living_in(folder: Path) -> list[int]:
-    return [pid for pid in working_in(folder) if psutil.pid_exists(pid) and _is_no_zombie(pid)]
+    return [pid for pid in working_in(folder) if psutil.pid_exists(pid) and _is_not_zombie(pid)]
 
 
-def _is_no_zombie(pid: int) -> bool:
+def _is_not_zombie(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -91,13 +91,15 @@ class Database(Server):
         (state / "postgres").mkdir(parents=True, exist_ok=True)
 
     async def _prepare_to_be_killed(self) -> Process:
-        """Commits are in the system's hands before they are answered, so they outlive the server's processes. They
-        need not be on the disk, which the broker keeps busy when it starts: nobody cuts the machine's power."""
+        """Write commits to the operating system before they are answered, so that they survive a killed server.
+
+        They need not be on the disk, because a drill does not cut the power.
+        """
         process = await postgres.prepare(self._state, durable=True, port=self.port)
         return replace(process, command=(*process.command, "-c", "fsync=off", "-c", "synchronous_commit=on"))
 
     def url(self, database: str = "postgres") -> str:
-        """The superuser's, for asyncpg."""
+        """Return the superuser's URL for asyncpg."""
         return postgres.url(self._state, port=self.port, database=database, scheme="postgresql")
 
     async def connect(self, database: str) -> asyncpg.Connection:
@@ -113,30 +115,26 @@ class Broker(Server):
         (state / "rabbitmq").mkdir(parents=True, exist_ok=True)
 
     def url(self, port: int | None = None) -> str:
-        """The administrator's; with a ``port``, by way of what listens there."""
+        """Return the administrator's URL, through the proxy at ``port`` if given."""
         return rabbitmq.url(self._state, port=port or self.port)
 
     async def connect(self) -> AbstractConnection:
         return await aio_pika.connect(self.url(), timeout=10)
 
     async def count_connections(self) -> tuple[int, int]:
-        """Connections and their channels."""
+        """Return the numbers of connections and channels."""
         counts = await self._ask("{length(rabbit_networking:connections()), length(rabbit_channel:list())}")
         connections, channels = counts.strip("{}").split(",")
         return int(connections), int(channels)
 
     async def count_messages(self, queue: str) -> int:
-        """How many a quorum queue holds: those that wait, and those that a consumer has and did not ack yet.
-
-        The protocol tells only the former.
-        """
+        """Return the messages of a quorum queue, ready and unacknowledged; AMQP reports only the ready ones."""
         found = f'{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>))'
         count = "ra:local_query(amqqueue:get_pid(Queue), fun rabbit_fifo:query_messages_total/1)"
         return int(await self._ask(f"{found}, {{ok, {{_, Count}}, _}} = {count}, Count"))
 
     async def _ask(self, expression: str) -> str:
-        """The value of an Erlang expression in the server. The packages bring a client for it that starts at once,
-        where `rabbitmqctl` takes a second or two of processor time."""
+        """Return the value of an Erlang expression in the server. ``rabbitmqctl`` would take seconds."""
         assert self._running is not None
         env = self._running[0].env
         cookie = (self._folder / ".erlang.cookie").read_text()
@@ -150,16 +148,15 @@ class Broker(Server):
             stderr=PIPE,
         )
         printed, failed = await child.communicate(f"{expression}.\n".encode())
-        said = printed.decode()
-        assert said.startswith("{ok, "), said + failed.decode()
-        return said.removeprefix("{ok, ").removesuffix("}")
+        value = printed.decode()
+        assert value.startswith("{ok, "), value + failed.decode()
+        return value.removeprefix("{ok, ").removesuffix("}")
 
-    async def knows(self, queues: Iterable[str]) -> None:
-        """Waits until a kill can't make these quorum queues unusable.
+    async def until_stored(self, queues: Iterable[str]) -> None:
+        """Wait until a kill cannot make these quorum queues unusable.
 
-        RabbitMQ 3.10 answers a declaration about a second before it has written down the queue's name, and a queue
-        that it finds in its files without a name it can't start again. This is a fault of its own, which a drill
-        need not meet: in production, queues are declared once and live for years.
+        RabbitMQ 3.10 confirms a declaration before it has stored the queue's name, and cannot recover a queue
+        without one. Drills avoid this fault of its own, because in production a queue is declared once.
         """
         (names,) = self._folder.glob("mnesia/*/quorum/*/names.dets")
 

@@ -37,7 +37,7 @@ from tests.drills.scale import scale_of_this_run
 from tests.drills.servers import Broker, Database
 
 API = Part("events.api")
-# Their faults sleep. So nearly all drills can have the same ones, and need not start their own.
+# Their faults are inactive until armed, so nearly all drills share these roles.
 _HASTE = scale_of_this_run().haste
 MESSENGER = Part("events.messenger").with_constants(**_HASTE).with_faults("die-before-mark")
 LEDGER = Part("tests.drills.ledger").with_constants(**_HASTE).with_faults("die-before-ack", "dawdle")
@@ -48,7 +48,7 @@ SERVICES = {"events": messenger.SUBSCRIPTIONS, ledger.SERVICE: ledger.SUBSCRIPTI
 
 @dataclass(frozen=True)
 class Seen:
-    """A message as it was on the bus."""
+    """A message seen on the bus."""
 
     fact: Fact
     body: bytes
@@ -57,8 +57,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Use:
-    """What the roles hold: database sessions by name and those in a transaction, connections and channels of the
-    broker, and bytes of memory by process."""
+    """What the roles hold: database sessions by name, sessions in a transaction, connections and channels at the
+    broker, and memory in bytes by process."""
 
     sessions: Counter[str]
     transactions: int
@@ -67,7 +67,7 @@ class Use:
 
 
 class Stage:
-    """All roles reach the broker by the ``wire``."""
+    """The servers, tables, queues and roles of all drills. Roles reach the broker through the proxy ``wire``."""
 
     def __init__(self, folder: Path, tokens: TokenFactory) -> None:
         self._folder = folder
@@ -81,7 +81,7 @@ class Stage:
         self._redelivered_before: dict[Role, int] = {}
         self._log_ends: dict[Path, int] = {}
         self._ledgers: list[Role] = []
-        # Of the roles that are started from now on.
+        # Settings of the roles that are started from now on.
         self.settings: dict[str, str] = {}
 
     @asynccontextmanager
@@ -111,7 +111,7 @@ class Stage:
         await engine.dispose()
 
     async def migrate(self, settings: Settings) -> None:
-        """Makes the tables of the service that these settings are of."""
+        """Create the tables of the service of these settings."""
         url = SecretStr(self._database_url(settings.service))
         config = alembic.config.Config(ROOT / "services" / settings.service / "alembic.ini")
         config.attributes["settings"] = settings.model_copy(update={"database_url": url})
@@ -124,7 +124,7 @@ class Stage:
                 await declare_queue(channel, service, [item.message.message_type for item in subscriptions])
             spy = await channel.declare_queue(SPY, durable=True, arguments={"x-queue-type": "quorum"})
             await spy.bind(EXCHANGE, "events.#")
-        await self.broker.knows([SPY, *_queues()])
+        await self.broker.until_stored([SPY, *_queues()])
 
     def _database_url(self, service: str) -> str:
         return f"postgresql+asyncpg://{service}:secret@127.0.0.1:{self.database.port}/{DATABASE}"
@@ -148,14 +148,14 @@ class Stage:
         return self._tokens.organizer()
 
     async def cast(self, *parts: Part) -> None:
-        """Makes these the roles that run: a start takes seconds, so those that run already go on."""
+        """Run exactly these roles. Those that run already keep running, because a start takes seconds."""
         leaving = [part for part, role in self.roles.items() if part not in parts or not role.is_alive]
         await asyncio.gather(*(self.dismiss(part) for part in leaving))
         missing = dict.fromkeys(part for part in parts if part not in self.roles)
         await asyncio.gather(*(self.start(part) for part in missing))
 
     async def start(self, part: Part, *, port: int | None = None) -> Role:
-        """In the place of an earlier one of the same part, which has ended."""
+        """Start the part in place of an earlier one that has ended."""
         role = await start_role(part, self._environment(part), self._folder, port)
         self.roles[part] = role
         if part.module == LEDGER.module:
@@ -163,12 +163,12 @@ class Stage:
         return role
 
     async def stop(self, part: Part) -> int:
-        """SIGTERM; its exit code."""
+        """Send SIGTERM and return the exit code."""
         await self._remember_redelivered(self.roles[part])
         return await self.roles[part].stop()
 
     async def kill(self, part: Part) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         await self._remember_redelivered(self.roles[part])
         await self.roles[part].kill()
 
@@ -185,16 +185,16 @@ class Stage:
                 await role.kill()
 
     async def begin_count(self) -> None:
-        """Forgets what ledgers have counted and logged so far."""
+        """Disregard what ledgers have counted and logged so far."""
         self._ledgers = [role for role in self._ledgers if role.is_alive]
         self._log_ends = {role.log: role.log.stat().st_size for role in self._ledgers}
         self._redelivered = 0
         self._redelivered_before = {role: await role.redelivered() for role in self._ledgers}
 
     async def count_redelivered(self) -> int:
-        """What the broker gave to the ledger a second time. A ledger that killed itself has told nobody.
+        """Return how many messages the broker redelivered to the ledger, except those of ledgers that were killed.
 
-        Asked once, at the end of the count.
+        Call it once, at the end of the count.
         """
         for role in self._ledgers:
             if role.is_alive:
@@ -202,7 +202,7 @@ class Stage:
         return self._redelivered
 
     def outcomes(self) -> Counter[str]:
-        """How the ledger's messages ended: handled, duplicate or stale."""
+        """Return the outcomes of the ledger's messages: handled, duplicate or stale."""
         return Counter(
             line["outcome"]
             for role in self._ledgers
@@ -210,14 +210,14 @@ class Stage:
         )
 
     async def repair(self) -> None:
-        """Whatever a drill has broken and, as it failed, has left so."""
+        """Repair what a failed drill has left broken."""
         self.wire.resume()
         for server in (self.database, self.broker):
             if not server.is_running:
                 await server.start()
 
     async def clear(self) -> None:
-        """Forgets what was written and sent so far."""
+        """Delete all rows and messages."""
         connection = await self.database.connect(DATABASE)
         try:
             tables = await connection.fetch(
@@ -236,16 +236,16 @@ class Stage:
                 await (await channel.get_queue(name)).purge()
 
     async def is_quiet(self) -> bool:
-        """Whether all has left the outbox and all that came to the ledger is settled."""
+        """Return whether the outbox and the ledger's queue are empty."""
         return not await self.count_unpublished() and not await self.count_waiting()
 
     async def clock(self) -> datetime:
-        """The database's."""
+        """Return the time of the database's clock."""
         (row,) = await self._fetch("SELECT clock_timestamp()")
         return cast(datetime, row[0])
 
     async def has_arrived(self, before: datetime) -> bool:
-        """Whether the ledger has received all that was written before this instant of the database's clock."""
+        """Return whether the ledger has received all rows written before this instant of the database's clock."""
         missing = await self._fetch(
             "SELECT FROM events.outbox WHERE created_at < $1"
             " AND NOT EXISTS (SELECT FROM ledger.inbox WHERE message_id = outbox.id) LIMIT 1",
@@ -258,12 +258,12 @@ class Stage:
         return int(rows[0][0])
 
     async def count_dead(self, service: str) -> int:
-        """Its dead letters of both kinds: messages and hints to start a job."""
+        """Return the number of its dead letters, messages and job triggers together."""
         queues = [dead_letter_queue_name(service), f"{service}.jobs.XQ"]
         count = 0
         async with await self.broker.connect() as connection:
             for queue in queues:
-                channel = await connection.channel()  # closed by asking for a queue that is not there
+                channel = await connection.channel()  # asking for a missing queue closes it
                 with suppress(ChannelNotFoundEntity):
                     count += (await channel.get_queue(queue)).declaration_result.message_count or 0
         return count
@@ -285,16 +285,16 @@ class Stage:
         return [Fact(*row) for row in rows]
 
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
-        if self._connection is None or self._connection.is_closed():  # as it is after a restart
+        if self._connection is None or self._connection.is_closed():  # after a restart
             self._connection = await self.database.connect(DATABASE)
         return list(await self._connection.fetch(statement, *values))
 
     async def take_from_bus(self) -> list[Seen]:
-        """What the spy has got since this was asked last."""
+        """Return the messages that the spy has received since the last call."""
         return [_seen(message) for message in await self._take(SPY)]
 
     async def take_dead_letters(self) -> list[str]:
-        """Names of the writes they tell of."""
+        """Remove the dead letters and return the names of their writes."""
         letters = [message for service in SERVICES for message in await self._take(dead_letter_queue_name(service))]
         return [_seen(letter).fact.name for letter in letters]
 
@@ -308,7 +308,7 @@ class Stage:
         return taken
 
     async def deliver(self, messages: Iterable[Seen]) -> None:
-        """Puts copies into the ledger's queue, in this order."""
+        """Put copies into the ledger's queue in this sequence."""
         async with await self.broker.connect() as connection:
             channel = await connection.channel(publisher_confirms=True)
             for seen in messages:
@@ -322,7 +322,7 @@ class Stage:
                 await channel.default_exchange.publish(copy, queue_name(ledger.SERVICE))
 
     async def purge_queue(self) -> None:
-        """Takes from the ledger what waits for it."""
+        """Purge the ledger's queue."""
         async with await self.broker.connect() as connection:
             queue = await (await connection.channel()).get_queue(queue_name(ledger.SERVICE))
             await queue.purge()

@@ -19,7 +19,7 @@ from tests.drills.waiting import within
 IMAGE_EVERY = 75
 EXPORT_EVERY = 100
 JOBS_TIMEOUT = 60.0
-MOST_UNDER_WAY = 32
+MAX_IN_FLIGHT = 32
 
 
 class Visitors:
@@ -29,7 +29,7 @@ class Visitors:
         self._client = httpx.AsyncClient(base_url=url, timeout=20)
         self._headers = headers
         self._rate = rate
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
         self._event_path = ""
         self._images: list[str] = []
@@ -47,7 +47,7 @@ class Visitors:
         self._ticking.cancel()
         with suppress(asyncio.CancelledError):
             await self._ticking
-        await asyncio.gather(*self._under_way)
+        await asyncio.gather(*self._in_flight)
 
     async def until_jobs_are_done(self) -> tuple[int, int]:
         """How many pictures were converted and how many exports are there, all of them whole.
@@ -103,10 +103,10 @@ class Visitors:
         started_at = time.monotonic()
         for number in itertools.count(1):
             await asyncio.sleep(max(0.0, started_at + number / self._rate - time.monotonic()))
-            if len(self._under_way) < MOST_UNDER_WAY:
+            if len(self._in_flight) < MAX_IN_FLIGHT:
                 task = asyncio.create_task(self._visit(number))
-                self._under_way.add(task)
-                task.add_done_callback(self._under_way.discard)
+                self._in_flight.add(task)
+                task.add_done_callback(self._in_flight.discard)
 
     async def _visit(self, number: int) -> None:
         if number % IMAGE_EVERY == 0:

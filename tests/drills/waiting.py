@@ -1,4 +1,4 @@
-"""Waiting for what happens in other processes, at a price that leaves them the processor."""
+"""Waiting for other processes without taking their processor time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ EVERY = 0.1
 
 
 async def within(seconds: float, is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Asks again and again until it is so. Raises ``TimeoutError``."""
+    """Poll until the condition holds. Raises ``TimeoutError``."""
     async with asyncio.timeout(seconds):
-        while not await is_so():  # noqa: ASYNC110 - no event of ours tells of it
+        while not await is_so():  # noqa: ASYNC110 - the condition depends on other processes
             await asyncio.sleep(EVERY)
