@@ -48,7 +48,7 @@ def _die_before_mark() -> None:
 
 def _die_before_ack() -> None:
     """Die after a message's effect is committed and before it is acknowledged."""
-    handle_once = inbox.handle_once
+    handle_once = vars(consumer)["handle_once"]  # another fault may have replaced it
 
     async def dying(*arguments: Any) -> inbox.Outcome:
         outcome = await handle_once(*arguments)
@@ -60,7 +60,7 @@ def _die_before_ack() -> None:
 
 def _dawdle() -> None:
     """Slow down every other message of an aggregate, so that the next one could overtake it."""
-    handle_once = inbox.handle_once
+    handle_once = vars(consumer)["handle_once"]  # another fault may have replaced it
 
     async def slow(sessions: Any, body: bytes, envelope: Envelope, subscription: Any) -> inbox.Outcome:
         if _slow_armed.is_set() and envelope.aggregateseq % 2:
