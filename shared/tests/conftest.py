@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
 
 from shared.database.engine import Sessions, new_engine, new_sessions
+from shared.database.idempotency import idempotency_table
 from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.ids import new_id
 from shared.jobs.rows import JobColumns
@@ -27,6 +28,7 @@ class PaintJob(Base, JobColumns):
 
 
 messaging_tables(Base.metadata)
+idempotency_table(Base.metadata)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared.database.engine import Sessions
 from shared.jobs import attempts, rows
 from shared.jobs.attempts import Run, claim
-from shared.jobs.requeue import sweep
+from shared.jobs.requeue import requeue_lost_jobs
 from shared.jobs.rows import JobColumns, enqueue
 from shared.messaging.job_queues import declare_job_queue
 from shared.messaging.relay import Relay
@@ -92,7 +92,7 @@ async def test_an_attempt_that_lost_its_lease_can_not_write_any_more(
     async with claim(sessions, job_class, job_id) as slow:
         assert slow is not None
         await lose_the_lease(sessions, job_class, job_id)
-        await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+        await requeue_lost_jobs(sessions, job_class, actor=ACTOR, queue="probe.jobs")
         async with claim(sessions, job_class, job_id) as quick:
             assert quick is not None
             await quick.progress("painting", 1, 2)
@@ -126,7 +126,7 @@ async def test_a_part_that_is_down_postpones_the_job_and_counts_no_attempt(
     job = await read(sessions, job_class, job_id)
     assert (job.state, job.attempts, job.error) == ("queued", 0, None)
     await lose_the_lease(sessions, job_class, job_id)
-    await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+    await requeue_lost_jobs(sessions, job_class, actor=ACTOR, queue="probe.jobs")
     assert await hints(sessions) == 2
 
 
@@ -136,9 +136,9 @@ async def test_the_sweep_sends_a_hint_for_a_job_that_a_dead_worker_left_behind(
     job_id = await enqueued(sessions, job_class)
     async with claim(sessions, job_class, job_id):
         await lose_the_lease(sessions, job_class, job_id)
-        await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+        await requeue_lost_jobs(sessions, job_class, actor=ACTOR, queue="probe.jobs")
         assert await hints(sessions) == 2
-        await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+        await requeue_lost_jobs(sessions, job_class, actor=ACTOR, queue="probe.jobs")
         assert await hints(sessions) == 2, "a second sweep right after must not send one more"
 
 
@@ -152,7 +152,7 @@ async def test_a_job_that_kills_every_worker_ends_as_failed(
         await lose_the_lease(sessions, job_class, job_id)
         async with claim(sessions, job_class, job_id) as run:
             assert run is None, "a hint that RabbitMQ delivers again must not start what the sweep has not put back"
-        await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+        await requeue_lost_jobs(sessions, job_class, actor=ACTOR, queue="probe.jobs")
     job = await read(sessions, job_class, job_id)
     assert (job.state, job.error["code"]) == ("failed", "job-given-up")
 
@@ -173,7 +173,7 @@ async def test_jobs_that_lost_two_attempts_are_tried_again_one_at_a_time(
         async with sessions.begin() as session:
             past = func.clock_timestamp() - timedelta(minutes=10)
             await session.execute(update(job_class).where(job_class.state == "running").values(lease_until=past))
-        await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+        await requeue_lost_jobs(sessions, job_class, actor=ACTOR, queue="probe.jobs")
 
     suspects = [await enqueued(sessions, job_class) for _ in range(3)]
     for _ in range(2):
@@ -182,7 +182,7 @@ async def test_jobs_that_lost_two_attempts_are_tried_again_one_at_a_time(
     fresh = await enqueued(sessions, job_class)
     assert await hints(sessions) == 3 + 3 + 1 + 1, "one hint for all suspects together"
     assert await start(*suspects, fresh) == [suspects[0], fresh], "whatever hints come"
-    await sweep(sessions, job_class, actor=ACTOR, queue="probe.jobs")
+    await requeue_lost_jobs(sessions, job_class, actor=ACTOR, queue="probe.jobs")
     assert await hints(sessions) == 8, "no second suspect while the first runs"
     await sweep_after_a_crash()
     job = await read(sessions, job_class, fresh)
@@ -195,7 +195,7 @@ async def test_the_hint_reaches_the_queue_that_dramatiq_reads_and_makes_it_when_
 ) -> None:
     queue_name = f"{settings.service}.jobs"
     job_id = await enqueued(sessions, job_class, queue=queue_name)
-    relay = Relay(settings, engine, declare_job_queue=lambda name: declare_job_queue(settings, name))
+    relay = Relay(settings, declare_job_queue=lambda name: declare_job_queue(settings, name))
     stopping = asyncio.Event()
     task = asyncio.create_task(relay.run(stopping))
     connection = await aio_pika.connect(settings.rabbitmq_url.get_secret_value())

@@ -2,7 +2,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -26,7 +25,7 @@ from shared.messaging.connection import connect
 from shared.messaging.consumer import ATTEMPTS, Consumer
 from shared.messaging.inbox import Subscription, by_message_type, handle_once
 from shared.messaging.outbox import MessageTooLarge
-from shared.messaging.relay import BUCKETS, Relay, prune
+from shared.messaging.relay import BUCKETS, Relay
 from shared.messaging.tables import INBOX, OUTBOX
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
 from shared.settings import Settings
@@ -92,7 +91,7 @@ async def running(*parts: Any) -> AsyncIterator[None]:
 
 
 def relay_of(settings: Settings, engine: AsyncEngine) -> Relay:
-    return Relay(settings, engine, declare_job_queue=lambda _: None)
+    return Relay(settings, declare_job_queue=lambda _: None)
 
 
 async def unpublished(engine: AsyncEngine) -> int:
@@ -202,29 +201,6 @@ async def test_what_the_broker_refuses_holds_up_its_own_aggregate_only_and_leave
 
 async def _is_unpublished(engine: AsyncEngine, count: int) -> bool:
     return await unpublished(engine) == count
-
-
-async def test_old_rows_go_and_what_is_not_published_stays_however_old(
-    engine: AsyncEngine, settings: Settings, sessions: Sessions
-) -> None:
-    painted = message_class(settings.service)
-    kept, sent = [[await _written(sessions, painted, seq) for seq in seqs] for seqs in ((1, 2), (3, 4))]
-    async with engine.begin() as connection:
-        long_ago, lately = (func.clock_timestamp() - timedelta(days=days) for days in (40, 20))
-        await connection.execute(OUTBOX.update().values(created_at=long_ago))
-        await connection.execute(OUTBOX.update().where(OUTBOX.c.id.in_(sent)).values(published_at=long_ago))
-        old, young = new_id(), new_id()
-        await connection.execute(INBOX.insert().values(message_id=old, type="t", received_at=long_ago))
-        await connection.execute(INBOX.insert().values(message_id=young, type="t", received_at=lately))
-    assert await prune(engine) == 3
-    async with engine.connect() as connection:
-        assert set(await connection.scalars(select(OUTBOX.c.id))) == set(kept)
-        assert set(await connection.scalars(select(INBOX.c.message_id))) == {young}
-
-
-async def _written(sessions: Sessions, kind: type[Message], seq: int) -> UUID:
-    async with sessions.begin() as session:
-        return await outbox.add(session, paint(kind, "red"), subject=UUID(int=7), seq=seq)
 
 
 async def test_an_oversize_message_is_refused_when_it_is_written(settings: Settings, sessions: Sessions) -> None:

@@ -19,7 +19,7 @@ from shared.auth.outgoing import ServiceTokenAuth
 from shared.contracts.envelope import Envelope, Message
 from shared.database.engine import Sessions, new_engine
 from shared.jobs.attempts import claim, verdict
-from shared.jobs.requeue import sweep
+from shared.jobs.requeue import requeue_lost_jobs
 from shared.jobs.rows import LEASE, JobColumns, enqueue
 from shared.messaging.connection import connect
 from shared.messaging.consumer import Consumer
@@ -161,7 +161,7 @@ async def test_jobs_that_have_not_ended_are_counted_with_the_age_of_the_oldest(
     sessions: Sessions, job_class: type[JobColumns]
 ) -> None:
     async def measured() -> list[float | None]:
-        await sweep(sessions, job_class, actor="probe.paint", queue="probe.jobs")
+        await requeue_lost_jobs(sessions, job_class, actor="probe.paint", queue="probe.jobs")
         states = ("queued", "running")
         names = ("rostrum_jobs", "rostrum_jobs_oldest_seconds")
         return [value(name, actor="probe.paint", state=state) for state in states for name in names]

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.contracts.envelope import Envelope
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventPublishedV1, EventState, EventUnpublishedV1
+from shared.database.idempotency import idempotency_table
 from shared.database.tables import new_metadata
 from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
@@ -21,6 +22,7 @@ POISON = "poison"
 
 METADATA = new_metadata()
 messaging_tables(METADATA)
+idempotency_table(METADATA)
 
 EFFECTS = Table(
     "effects",

@@ -206,8 +206,8 @@ async def results_of_three_hints(workshop: Workshop, *, without: str) -> set[int
     """How many results each job has after all hints were heeded, by two workers at once."""
     done = await workshop.enqueue(8, hints=3)
     starts = [workshop.start(WORKER, without=without) for _ in range(2)]
-    # The sweep would send more hints than those.
-    _, *workers = await asyncio.gather(workshop.start(MESSENGER, without="sweep"), *starts)
+    # The messenger would send more triggers than those.
+    _, *workers = await asyncio.gather(workshop.start(MESSENGER, without="requeue"), *starts)
 
     async def are_heeded() -> bool:
         return sum(len(worker.lines("job.attempted")) for worker in workers) >= 3 * 8
@@ -226,9 +226,9 @@ async def test_a_job_whose_hint_is_lost_is_started_by_another(workshop: Workshop
     assert await workshop.results() == Counter(lost)
 
 
-async def test_without_the_sweep_a_job_whose_hint_is_lost_would_wait_for_ever(workshop: Workshop) -> None:
+async def test_without_requeueing_a_job_whose_hint_is_lost_would_wait_for_ever(workshop: Workshop) -> None:
     await workshop.enqueue(4)
-    await lose_hints_and_start(workshop, without="sweep")
+    await lose_hints_and_start(workshop, without="requeue")
     later = await workshop.enqueue(8)
     await workshop.until_states(queued=4, done=8)
     assert await workshop.results() == Counter(later)

@@ -20,13 +20,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.database.engine import Sessions
+from shared.database.idempotency import idempotency_table
 from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.ids import new_id
 from shared.jobs import attempts, requeue
 from shared.jobs.attempts import Run, claim
 from shared.jobs.rows import JobColumns
 from shared.jobs.worker import open_database
-from shared.messaging import messenger
+from shared.messaging.messenger import run_messenger
+from shared.messaging.periodic_tasks import PeriodicTask
 from shared.messaging.tables import messaging_tables
 from shared.settings import Settings
 from tests.drills.scale import FULL, scale_of_this_run
@@ -60,6 +62,7 @@ class Result(Base):
 
 
 messaging_tables(Base.metadata)
+idempotency_table(Base.metadata)
 
 
 class WorkshopSettings(Settings):
@@ -113,14 +116,13 @@ async def _unguarded(self: Run, session: AsyncSession, **values: Any) -> None:
 def set_up() -> None:
     setattr(attempts, "LEASE", timedelta(seconds=LEASE))  # noqa: B010 - patched for the drill
     setattr(requeue, "HINT_PATIENCE", timedelta(seconds=LEASE / 4))  # noqa: B010 - patched for the drill
-    messenger.CHORE_SECONDS = 0.25
     if os.environ.get("DRILL_WITHOUT") in ("claim", "lease"):
         Run.guarded = _unguarded  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     set_up()
-    sweep = partial(requeue.sweep, model=Job, actor=ACTOR, queue=QUEUE)
-    messenger.run_messenger(
-        WorkshopSettings(), chores=[] if os.environ.get("DRILL_WITHOUT") == "sweep" else [sweep]
+    task = PeriodicTask(
+        "requeue_lost_jobs", 0.25, partial(requeue.requeue_lost_jobs, model=Job, actor=ACTOR, queue=QUEUE)
     )
+    run_messenger(WorkshopSettings(), periodic_tasks=[] if os.environ.get("DRILL_WITHOUT") == "requeue" else [task])

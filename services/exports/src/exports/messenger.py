@@ -1,6 +1,5 @@
 """Role 2: publish the outbox and run the periodic tasks. The service subscribes to no messages."""
 
-import time
 from functools import partial
 from typing import Any
 
@@ -10,49 +9,34 @@ from exports.jobs import RUN_EXPORT, RUN_IMPORT, job_queue
 from exports.models import Export, Import
 from exports.settings import ExportsSettings
 from shared.database.engine import Sessions
-from shared.database.idempotency import forget_expired_keys
-from shared.jobs.requeue import sweep
+from shared.jobs.requeue import requeue_lost_jobs
 from shared.messaging.inbox import Subscription
-from shared.messaging.messenger import Chore, run_messenger
+from shared.messaging.messenger import run_messenger
+from shared.messaging.periodic_tasks import PeriodicTask
 from shared.storage import open_storage
 from shared.storage.transit import discard_forgotten
 
 SUBSCRIPTIONS: list[Subscription[Any]] = []
-PARTIAL_SWEEP_SECONDS = 3600.0
 
 
-async def forget_keys(sessions: Sessions) -> None:
-    async with sessions.begin() as session:
-        await forget_expired_keys(session)
+async def remove_unfinished_uploads(_: Sessions, *, settings: ExportsSettings) -> None:
+    async with open_storage(settings) as storage:
+        await storage.remove_unfinished()
 
 
-def sweep_partial_uploads(settings: ExportsSettings) -> Chore:
-    """Return a task that works once an hour, since with S3 each look is a request that costs money."""
-    swept_at = -PARTIAL_SWEEP_SECONDS
-
-    async def chore(_: Sessions) -> None:
-        nonlocal swept_at
-        if time.monotonic() - swept_at < PARTIAL_SWEEP_SECONDS:
-            return
-        swept_at = time.monotonic()
-        async with open_storage(settings) as storage:
-            await storage.remove_unfinished()
-
-    return chore
-
-
-def chores(settings: ExportsSettings) -> list[Chore]:
+def periodic_tasks(settings: ExportsSettings) -> list[PeriodicTask]:
+    requeue = partial(requeue_lost_jobs, queue=job_queue(settings))
     return [
-        partial(sweep, model=Import, actor=RUN_IMPORT, queue=job_queue(settings)),
-        partial(sweep, model=Export, actor=RUN_EXPORT, queue=job_queue(settings)),
-        partial(delete_archives, settings=settings),
-        partial(delete_files, settings=settings),
-        partial(discard_forgotten, settings=settings),
-        forget_keys,
-        sweep_partial_uploads(settings),
+        PeriodicTask("requeue_lost_imports", 15, partial(requeue, model=Import, actor=RUN_IMPORT)),
+        PeriodicTask("requeue_lost_exports", 15, partial(requeue, model=Export, actor=RUN_EXPORT)),
+        PeriodicTask("delete_archives", 15, partial(delete_archives, settings=settings)),
+        PeriodicTask("delete_files", 15, partial(delete_files, settings=settings)),
+        PeriodicTask("discard_forgotten_uploads", 15, partial(discard_forgotten, settings=settings)),
+        # Once an hour: on S3 each run sends requests that cost money.
+        PeriodicTask("remove_unfinished_uploads", 3600, partial(remove_unfinished_uploads, settings=settings)),
     ]
 
 
 if __name__ == "__main__":
     settings = ExportsSettings()
-    run_messenger(settings, SUBSCRIPTIONS, chores(settings))
+    run_messenger(settings, SUBSCRIPTIONS, periodic_tasks(settings))

@@ -1,4 +1,4 @@
-"""Role 2: sends what the outbox holds and does the regular chores. The service reacts to no messages."""
+"""Role 2: publish the outbox and run the periodic tasks. The service subscribes to no messages."""
 
 from functools import partial
 from typing import Any
@@ -6,29 +6,23 @@ from typing import Any
 from media.images.service import CONVERT_IMAGE, job_queue
 from media.models import Image
 from media.settings import MediaSettings
-from shared.database.engine import Sessions
-from shared.database.idempotency import forget_expired_keys
-from shared.jobs.requeue import sweep
+from shared.jobs.requeue import requeue_lost_jobs
 from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
+from shared.messaging.periodic_tasks import PeriodicTask
 from shared.storage.transit import discard_forgotten
 
 SUBSCRIPTIONS: list[Subscription[Any]] = []
 
 
-async def forget_keys(sessions: Sessions) -> None:
-    async with sessions.begin() as session:
-        await forget_expired_keys(session)
+def periodic_tasks(settings: MediaSettings) -> list[PeriodicTask]:
+    requeue = partial(requeue_lost_jobs, model=Image, actor=CONVERT_IMAGE, queue=job_queue(settings))
+    return [
+        PeriodicTask("requeue_lost_conversions", 15, requeue),
+        PeriodicTask("discard_forgotten_uploads", 15, partial(discard_forgotten, settings=settings)),
+    ]
 
 
 if __name__ == "__main__":
     settings = MediaSettings()
-    run_messenger(
-        settings,
-        SUBSCRIPTIONS,
-        chores=[
-            partial(sweep, model=Image, actor=CONVERT_IMAGE, queue=job_queue(settings)),
-            forget_keys,
-            partial(discard_forgotten, settings=settings),  # last: it needs the storage, which may be down
-        ],
-    )
+    run_messenger(settings, SUBSCRIPTIONS, periodic_tasks(settings))

@@ -22,7 +22,7 @@ from shared.telemetry.metrics import JOBS, JOBS_GIVEN_UP, JOBS_OLDEST_SECONDS
 SWEEP_BATCH = 100
 
 
-async def sweep(sessions: Sessions, model: type[JobColumns], *, actor: str, queue: str) -> None:
+async def requeue_lost_jobs(sessions: Sessions, model: type[JobColumns], *, actor: str, queue: str) -> None:
     """Puts back what nobody works on any more, sends hints that may be lost, fails what used up its attempts.
 
     Of the jobs with ``SUSPECT_ATTEMPTS`` lost attempts it hints at one, when none of them runs or is about to.

@@ -49,7 +49,7 @@ from shared.messaging.dead_letters import (
     to_be_parked,
 )
 from shared.messaging.outbox_history import Period, find_replayable, outbox_status, replay
-from shared.messaging.relay import KEEP_PUBLISHED
+from shared.messaging.periodic_tasks import KEEP_PUBLISHED
 from shared.messaging.topology import dead_letter_queue_name, parked_queue_name, queue_name
 from shared.settings import Settings
 from shared.telemetry.logs import configure_logs, get_logger

@@ -72,7 +72,7 @@ class Consumer:
         self._turns: dict[UUID, _Turn] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        # One connection of the pool is left to the chores of the process.
+        # One connection of the pool is left to the periodic tasks.
         self._transactions = asyncio.Semaphore(max(1, settings.database_pool_size - 1))
 
     async def run(self, stopping: asyncio.Event) -> None:

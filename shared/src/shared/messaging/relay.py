@@ -15,7 +15,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import lru_cache
 from typing import Any, cast
 
@@ -26,18 +25,15 @@ from aiormq import Channel, spec
 from dramatiq import Message as JobMessage
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter
-from sqlalchemy import delete, func, select
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.contracts.envelope import CONTENT_TYPE, encode
 from shared.database.engine import asyncpg_dsn, connection_settings
 from shared.messaging.commit_notifier import channel_name
 from shared.messaging.connection import BROKER_TIMEOUT, connect
-from shared.messaging.tables import INBOX, OUTBOX
 from shared.messaging.topology import EXCHANGE, declare_exchange
 from shared.settings import Settings
 from shared.telemetry.logs import get_logger
-from shared.telemetry.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_ROWS, PUBLISH_SECONDS, PUBLISHED, RELAY_BUCKETS
+from shared.telemetry.metrics import PUBLISH_SECONDS, PUBLISHED, RELAY_BUCKETS
 from shared.telemetry.traces import is_exporting, span
 
 log = get_logger(__name__)
@@ -45,7 +41,6 @@ log = get_logger(__name__)
 BUCKETS = 16
 BATCH = 500
 LANES = 4
-PRUNE_BATCH = 2000
 PERSISTENT = 2
 _SEND = {"messaging.system": "rabbitmq"}
 POLL_SECONDS = 1.0
@@ -56,8 +51,6 @@ PUBLISH_TIMEOUT = 10.0
 GUARD_PATIENCE = 15.0
 GUARD_TIMEOUT = 5.0
 MAX_REFUSAL_DELAY = 300.0
-KEEP_PUBLISHED = timedelta(hours=24)
-KEEP_RECEIVED = timedelta(days=30)
 
 # Locks of two numbers: the service, and the bucket or, beyond the buckets, the presence of a messenger.
 _PRESENT = "SELECT pg_advisory_lock_shared(hashtext('rostrum.relay.' || $1), $2)"
@@ -92,9 +85,7 @@ _MARK_REFUSED = """
 
 
 class Relay:
-    def __init__(
-        self, settings: Settings, engine: AsyncEngine, *, declare_job_queue: Callable[[str], None]
-    ) -> None:
+    def __init__(self, settings: Settings, *, declare_job_queue: Callable[[str], None]) -> None:
         """``declare_job_queue`` makes a job queue on the broker; it blocks and is called in a thread."""
         self._settings = settings
         self._service = settings.service
@@ -324,29 +315,6 @@ async def _publish(
 def _published(message_type: str, result: str) -> Counter:
     """``PUBLISHED`` of these labels. Looking them up takes a lock, so they are looked up once."""
     return PUBLISHED.labels(message_type, result)
-
-
-async def measure_outbox(engine: AsyncEngine) -> None:
-    """Sets the gauges one pages on: age and number of what is committed and not yet published."""
-    unpublished = select(
-        func.count(),
-        func.coalesce(func.extract("epoch", func.clock_timestamp() - func.min(OUTBOX.c.created_at)), 0),
-    ).where(OUTBOX.c.published_at.is_(None))
-    async with engine.connect() as connection:
-        rows, age = (await connection.execute(unpublished)).one()
-    OUTBOX_ROWS.set(rows)
-    OUTBOX_OLDEST_SECONDS.set(float(age))
-
-
-async def prune(engine: AsyncEngine) -> int:
-    """Deletes some thousand rows of outbox and inbox that are too old to be of use; returns how many."""
-    now = func.clock_timestamp()
-    sent = select(OUTBOX.c.id).where(OUTBOX.c.published_at < now - KEEP_PUBLISHED).limit(PRUNE_BATCH)
-    received = select(INBOX.c.message_id).where(INBOX.c.received_at < now - KEEP_RECEIVED).limit(PRUNE_BATCH)
-    async with engine.begin() as connection:
-        outbox = await connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(sent)))
-        inbox = await connection.execute(delete(INBOX).where(INBOX.c.message_id.in_(received)))
-    return outbox.rowcount + inbox.rowcount
 
 
 async def _all(parts: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -83,8 +83,13 @@ JOBS_OLDEST_SECONDS = Gauge(
     ["actor", "state"],
 )
 JOBS_GIVEN_UP = Counter("rostrum_jobs_given_up_total", "Jobs that used up their attempts.", ["actor"])
-CHORE_FAILURES = Counter("rostrum_chore_failures_total", "Rounds of a messenger's chores that were cut short.")
-CHORES_DONE_AT = Gauge("rostrum_chores_done_timestamp_seconds", "When the last whole round of chores ended.")
+CHORE_FAILURES = Counter("rostrum_chore_failures_total", "Runs of a periodic task that failed.", ["task"])
+CHORES_DONE_AT = Gauge(
+    "rostrum_chores_done_timestamp_seconds", "When a periodic task last succeeded; 0 before.", ["task"]
+)
+PERIODIC_TASK_INTERVAL = Gauge(
+    "rostrum_periodic_task_interval_seconds", "Time between two runs of a periodic task.", ["task"]
+)
 
 JWKS_LOADS = Counter("rostrum_jwks_loads_total", "Loads of the token issuer's keys by how it went.", ["result"])
 for _result in ("loaded", "failed"):
