@@ -14,7 +14,7 @@ import runpy
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -48,7 +48,9 @@ def _die_before_mark() -> None:
 
 def _die_before_ack() -> None:
     """Die after a message's effect is committed and before it is acknowledged."""
-    handle_once = vars(consumer)["handle_once"]  # another fault may have replaced it
+    handle_once: Callable[..., Awaitable[inbox.Outcome]] = vars(consumer)[
+        "handle_once"
+    ]  # another fault may have replaced it
 
     async def dying(*arguments: Any) -> inbox.Outcome:
         outcome = await handle_once(*arguments)
@@ -60,7 +62,9 @@ def _die_before_ack() -> None:
 
 def _dawdle() -> None:
     """Slow down every other message of an aggregate, so that the next one could overtake it."""
-    handle_once = vars(consumer)["handle_once"]  # another fault may have replaced it
+    handle_once: Callable[..., Awaitable[inbox.Outcome]] = vars(consumer)[
+        "handle_once"
+    ]  # another fault may have replaced it
 
     async def slow(sessions: Any, body: bytes, envelope: Envelope, subscription: Any) -> inbox.Outcome:
         if _slow_armed.is_set() and envelope.aggregateseq % 2:
