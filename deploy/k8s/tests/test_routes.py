@@ -1,6 +1,6 @@
 """The routes of Kubernetes in the real gateway: Traefik reads the rendered manifests from an API served here.
 
-The cases are those of the other ways of running, in deploy/local/tests/test_gateway.py: the same ones must hold.
+The cases are those of deploy/local/tests/test_gateway.py, as both gateways must behave the same.
 """
 
 import asyncio
@@ -83,14 +83,14 @@ CLASS: Manifest = {
 
 
 def objects(ports: dict[str, int], entry_point: int, *, burst: int | None = None) -> list[Manifest]:
-    """What the cluster would hold of the local overlay, with one pod of each Service at a port of this machine."""
+    """Return the objects of the local overlay, with one pod of each Service at a port of this machine."""
     found = [CLASS, *deepcopy(of_kind("local", "Namespace", "Service", "Gateway", "HTTPRoute", "Middleware"))]
     for each in found:
         if each["kind"] == "Gateway":
             each["spec"]["listeners"][0]["port"] = entry_point
         if each["kind"] == "Service":
             for port in each["spec"]["ports"]:
-                port["protocol"] = "TCP"  # as the cluster fills it in
+                port["protocol"] = "TCP"  # as the cluster sets it
         if each["kind"] == "Middleware" and "rateLimit" in each["spec"] and burst:
             each["spec"]["rateLimit"] |= {"average": 1, "burst": burst}
     return [*found, *(slice_of(name, port) for name, port in ports.items())]
@@ -202,7 +202,7 @@ async def test_a_signed_link_reaches_the_storage_and_nothing_else_does(gateway: 
     assert (await gateway.ask(link, method="PUT")).status == 404
 
 
-# -------------------- the files beside each other
+# -------------------- consistency of the files
 
 
 def routes_of(overlay: str) -> set[tuple[str, str]]:
@@ -216,7 +216,7 @@ def routes_of(overlay: str) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_routes_and_middlewares_lead_to_what_is_there(overlay: str) -> None:
+def test_routes_and_middlewares_refer_to_existing_resources(overlay: str) -> None:
     services, middlewares = by_name(overlay, "Service"), by_name(overlay, "Middleware")
     [gateway] = of_kind(overlay, "Gateway")
     listeners = {each["name"] for each in gateway["spec"]["listeners"]}
@@ -235,7 +235,7 @@ def test_routes_and_middlewares_lead_to_what_is_there(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "local"])
-def test_without_encryption_there_is_only_the_way_to_it(overlay: str) -> None:
+def test_http_only_redirects_to_https(overlay: str) -> None:
     for route in of_kind(overlay, "HTTPRoute"):
         sections = {parent.get("sectionName") for parent in route["spec"]["parentRefs"]}
         is_redirect = any(
@@ -246,16 +246,16 @@ def test_without_encryption_there_is_only_the_way_to_it(overlay: str) -> None:
 
 
 async def middlewares_of(process: Process, inner: int) -> dict[str, dict[str, Any]]:
-    """As Traefik itself tells them, by name."""
+    """Return the middlewares of Traefik's own API, by name."""
     child = await start(process, output=asyncio.subprocess.DEVNULL)
     try:
         await wait_ready(process, child)
         async with httpx.AsyncClient() as client:
-            told = (await client.get(f"http://{HOST}:{inner}/api/http/middlewares?per_page=100")).json()
+            listed = (await client.get(f"http://{HOST}:{inner}/api/http/middlewares?per_page=100")).json()
     finally:
         await stop(process, child)
     found = {}
-    for each in told:
+    for each in listed:
         about = (
             each[each["type"]]
             if each["type"] in each
@@ -266,7 +266,7 @@ async def middlewares_of(process: Process, inner: int) -> dict[str, dict[str, An
     return found
 
 
-async def test_middlewares_are_those_of_the_other_ways_of_running(tmp_path: Path) -> None:
+async def test_middlewares_equal_those_of_the_local_cluster(tmp_path: Path) -> None:
     urls = {f"{service.upper()}_URL": "http://127.0.0.1:1" for service in SERVICES}
     dynamic = ROOT / "deploy" / "gateway" / "dynamic.yml"
     local = await traefik.prepare(tmp_path, port=free_port(), dynamic=dynamic, env=urls)
@@ -275,12 +275,12 @@ async def test_middlewares_are_those_of_the_other_ways_of_running(tmp_path: Path
         assert await middlewares_of(process, own_inner) == await middlewares_of(local, int(inner))
 
 
-def test_traefik_is_given_the_options_that_the_local_gateway_has() -> None:
+def test_traefik_has_the_options_of_the_local_cluster() -> None:
     values = yaml.safe_load((FOLDER / "components" / "gateway" / "traefik-values.yaml").read_text())
     given = dict(each.removeprefix("--").split("=", 1) for each in values["additionalArguments"])
     local = {name: value for name, value in traefik.OPTIONS.items() if name.startswith("entrypoints.web.")}
-    del local["entrypoints.web.asdefault"]  # the Gateway's listeners say it
-    del local["entrypoints.web.transport.lifecycle.gracetimeout"]  # here there is time for streams to end
+    del local["entrypoints.web.asdefault"]  # the listeners of the Gateway define it
+    del local["entrypoints.web.transport.lifecycle.gracetimeout"]  # on Kubernetes streams have time to end
     assert local
     for name, value in local.items():
         assert given[name] == given[name.replace(".web.", ".websecure.")] == value

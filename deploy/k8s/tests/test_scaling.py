@@ -26,7 +26,7 @@ def target_of(scaler: dict[str, Any]) -> str:
 
 
 def queues() -> dict[str, str]:
-    """Queue by Deployment, from the code: a messenger consumes only where there are subscriptions."""
+    """Return the queue of each Deployment, from the code: a messenger without subscriptions consumes nothing."""
     found = {"exports-worker": jobs.job_queue(ExportsSettings()), "media-worker": job_queue(MediaSettings())}
     for service in SERVICES:
         if importlib.import_module(f"{service}.messenger").SUBSCRIPTIONS:
@@ -35,7 +35,7 @@ def queues() -> dict[str, str]:
 
 
 @in_production
-def test_each_scaler_scales_a_deployment_and_none_has_two(overlay: str) -> None:
+def test_each_scaler_has_a_deployment_of_its_own(overlay: str) -> None:
     scalers = of_kind(overlay, "HorizontalPodAutoscaler", "ScaledObject")
     targets = [target_of(scaler) for scaler in scalers]
     assert len(set(targets)) == len(targets)
@@ -47,14 +47,14 @@ def test_each_scaler_scales_a_deployment_and_none_has_two(overlay: str) -> None:
 
 
 @in_production
-def test_a_deployment_that_is_scaled_says_no_number_of_its_own(overlay: str) -> None:
+def test_a_scaled_deployment_sets_no_replicas(overlay: str) -> None:
     scaled = {target_of(each) for each in of_kind(overlay, "HorizontalPodAutoscaler", "ScaledObject")}
     for name, deployment in by_name(overlay, "Deployment").items():
         assert ("replicas" in deployment["spec"]) == (name not in scaled)
 
 
 @in_production
-def test_queues_are_those_of_the_code(overlay: str) -> None:
+def test_scalers_use_the_queues_of_the_code(overlay: str) -> None:
     triggers = {target_of(each): each["spec"]["triggers"] for each in of_kind(overlay, "ScaledObject")}
     assert {name: trigger["metadata"]["queueName"] for name, [trigger] in triggers.items()} == queues()
     for [trigger] in triggers.values():
@@ -62,7 +62,7 @@ def test_queues_are_those_of_the_code(overlay: str) -> None:
 
 
 @in_production
-def test_a_worker_is_kept_as_long_as_a_job_may_take(overlay: str) -> None:
+def test_a_worker_stays_as_long_as_a_job_may_take(overlay: str) -> None:
     for scaled in of_kind(overlay, "ScaledObject"):
         if target_of(scaled).endswith("-worker"):
             behavior = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
@@ -103,12 +103,12 @@ def most_replicas(overlay: str, workload: Workload) -> int:
 
 
 def connections(workload: Workload) -> int:
-    """Of one pod, at most."""
+    """Return the maximum of one pod."""
     pool = int(workload.environment(workload.main)["DATABASE_POOL_SIZE"])
     if workload.name == "tickets-api":
-        return 2 * pool  # the lists of tickets have a pool of the driver's own, of the same size
+        return 2 * pool  # the ticket lists have a pool of the driver, of the same size
     if workload.role == "messenger":
-        return pool + 1  # the relay's guard
+        return pool + 1  # the relay's lock session
     return pool
 
 
@@ -119,7 +119,7 @@ def most_connections(overlay: str) -> int:
         for workload in workloads(overlay)
         if workload.kind == "Deployment"
     )
-    migrations = 2 * len(SERVICES)  # the migrator's and its lock's
+    migrations = 2 * len(SERVICES)  # the migrator and its lock session
     return pods + migrations
 
 
@@ -133,7 +133,7 @@ def max_connections(overlay: str) -> int:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_database_has_connections_for_all_replicas_while_they_are_rolled_out(overlay: str) -> None:
+def test_the_database_has_connections_for_all_replicas_during_a_roll_out(overlay: str) -> None:
     assert most_connections(overlay) <= max_connections(overlay) - RESERVE
 
 

@@ -20,10 +20,10 @@ from shared.settings import Settings, StorageSettings
 _OTHERS = {"PGSSLMODE", "PGSSLROOTCERT"}
 _OF_ROLE = {"provisioning": {"ADMIN_DATABASE_URL", "PROVISION"}}
 
-every_one_of_ours = pytest.mark.parametrize("workload", OURS, ids=str)
+every_own_workload = pytest.mark.parametrize("workload", OURS, ids=str)
 every_process = pytest.mark.parametrize("workload", [each for each in OURS if each.kind == "Deployment"], ids=str)
 
-# What a role has no use for. An api tells the broker nothing: that is what the outbox is for.
+# Settings that a role does not use: an api never connects to the broker.
 UNUSED = {"api": {"rabbitmq_url"}}
 
 
@@ -31,7 +31,7 @@ def known(workload: Workload, settings: type[Settings]) -> set[str]:
     return {name.upper() for name in settings.model_fields} | _OTHERS | _OF_ROLE.get(workload.role, set())
 
 
-@every_one_of_ours
+@every_own_workload
 def test_every_variable_is_a_setting_of_the_service(workload: Workload) -> None:
     settings = SETTINGS[workload.service]
     for container in workload.containers():
@@ -40,25 +40,25 @@ def test_every_variable_is_a_setting_of_the_service(workload: Workload) -> None:
 
 
 @every_process
-def test_no_setting_is_left_that_means_one_machine(workload: Workload) -> None:
+def test_every_setting_with_a_default_for_one_machine_is_set(workload: Workload) -> None:
     fields = SETTINGS[workload.service].model_fields
     local = {
         name
         for name, field in fields.items()
-        if any(word in _shown(field.default) for word in ("localhost", "127.0.0.1", "local"))
+        if any(word in _text(field.default) for word in ("localhost", "127.0.0.1", "local"))
     }
     assert {"database_url", "api_host", "jwks_url", "token_issuer", "public_url"} <= local
     given = {name.lower() for name in workload.environment(workload.main)}
     assert local - given <= UNUSED.get(workload.role, set())
 
 
-def _shown(default: object) -> str:
+def _text(default: object) -> str:
     reveal = getattr(default, "get_secret_value", None)
     return str(reveal()) if reveal else str(default)
 
 
 @every_process
-def test_the_settings_are_taken(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_are_valid(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in workload.environment(workload.main).items():
         monkeypatch.setenv(name, value)
     settings = SETTINGS[workload.service]()
@@ -71,7 +71,7 @@ def test_the_settings_are_taken(workload: Workload, monkeypatch: pytest.MonkeyPa
         assert settings.s3_secret_access_key
 
 
-@every_one_of_ours
+@every_own_workload
 def test_files_that_settings_name_are_mounted(workload: Workload) -> None:
     for container in workload.containers():
         mounts = {mount["mountPath"] for mount in container.get("volumeMounts", ())}
@@ -85,7 +85,7 @@ def test_files_that_settings_name_are_mounted(workload: Workload) -> None:
             assert str(Path(path).parent) in mounts
 
 
-@every_one_of_ours
+@every_own_workload
 def test_secrets_and_config_maps_that_are_mounted_exist(workload: Workload) -> None:
     config_maps = {*by_name(workload.overlay, "ConfigMap")}
     if workload.overlay == "local":
@@ -97,7 +97,7 @@ def test_secrets_and_config_maps_that_are_mounted_exist(workload: Workload) -> N
             assert volume["configMap"]["name"] in config_maps
 
 
-def test_the_servers_of_one_node_find_their_secrets() -> None:
+def test_the_servers_of_the_local_overlay_have_their_secrets() -> None:
     for workload in workloads("local"):
         if workload.kind == "StatefulSet":
             workload.environment(workload.main)
@@ -107,7 +107,7 @@ def test_the_servers_of_one_node_find_their_secrets() -> None:
 
 
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "local"])
-def test_what_operators_are_referred_to_exists(overlay: str) -> None:
+def test_references_of_operators_resources_exist(overlay: str) -> None:
     secrets = secrets_of(overlay)
     [cluster] = of_kind(overlay, "Cluster")
     owners = set()
@@ -134,7 +134,7 @@ def test_what_operators_are_referred_to_exists(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "local"])
-def test_gateway_and_certificate_bear_the_name_that_users_know(overlay: str) -> None:
+def test_gateway_and_certificate_have_the_public_host_name(overlay: str) -> None:
     [workload] = [each for each in workloads(overlay) if each.name == "events-api"]
     host = workload.environment(workload.main)["PUBLIC_URL"].removeprefix("https://")
     [certificate] = of_kind(overlay, "Certificate")
@@ -152,7 +152,7 @@ def test_no_secret_is_in_a_manifest(overlay: str) -> None:
             assert not plain & {"DATABASE_URL", "RABBITMQ_URL", "S3_SECRET_ACCESS_KEY", "STORAGE_SIGNING_KEY"}
 
 
-def test_local_secrets_stay_the_same_and_their_token_is_of_the_service() -> None:
+def test_local_secrets_are_stable_and_hold_a_service_token() -> None:
     [keys] = [each for each in local_manifests() if each["kind"] == "ConfigMap"]
     assert all("d" not in key for key in json.loads(keys["data"]["jwks.json"])["keys"]), (
         "the private half stays here"

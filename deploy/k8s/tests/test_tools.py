@@ -1,4 +1,4 @@
-"""The commands beside the manifests: what they refuse, and what they write."""
+"""The commands beside the manifests: what they write and what they refuse."""
 
 import importlib
 import re
@@ -36,37 +36,37 @@ def broken(manifest: Manifest, path: tuple[str | int, ...]) -> Manifest:
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_field_that_does_not_exist_is_found(kind: str) -> None:
+def test_an_unknown_field_is_an_error(kind: str) -> None:
     manifest = of_kind("production", kind)[0]
-    assert list(validation.faults(manifest)) == []
-    [fault] = validation.faults(broken(manifest, BROKEN[kind]))
-    assert str(BROKEN[kind][-1]) in fault
-    assert manifest["metadata"]["name"] in fault
+    assert list(validation.errors(manifest)) == []
+    [error] = validation.errors(broken(manifest, BROKEN[kind]))
+    assert str(BROKEN[kind][-1]) in error
+    assert manifest["metadata"]["name"] in error
 
 
-def test_a_wrong_type_is_found() -> None:
+def test_a_wrong_type_is_an_error() -> None:
     manifest = by_name("production", "Deployment")["events-api"]
-    assert list(validation.faults(broken(manifest, ("spec", "minReadySeconds"))))
+    assert list(validation.errors(broken(manifest, ("spec", "minReadySeconds"))))
 
 
 def test_a_kind_without_a_schema_is_an_error() -> None:
     unknown = {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": "it"}, "spec": {}}
-    assert list(validation.faults(unknown)) == ["Thing it: no schema for example.org/v1 Thing"]
+    assert list(validation.errors(unknown)) == ["Thing it: no schema for example.org/v1 Thing"]
 
 
-def test_every_overlay_is_written_whole(tmp_path: Path) -> None:
+def test_every_overlay_is_written_completely(tmp_path: Path) -> None:
     paths = manifests.write(OVERLAYS, tmp_path)
     assert [path.stem for path in paths] == list(OVERLAYS)
     for path in paths:
         assert path.read_text().count("\nkind: ") == len(manifests.manifests(path.stem))
 
 
-def test_an_overlay_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_overlay_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert manifests.main(["staging"]) == 2
-    assert capsys.readouterr().err == f"There is no overlay staging: take one of {', '.join(OVERLAYS)}.\n"
+    assert capsys.readouterr().err == f"Unknown overlay staging: use one of {', '.join(OVERLAYS)}.\n"
 
 
-def test_kubectl_that_is_missing_is_named_with_the_way_to_it(
+def test_missing_kubectl_is_reported_with_the_way_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -81,7 +81,7 @@ def test_kubectl_that_is_missing_is_named_with_the_way_to_it(
     assert "make setup" in line
 
 
-def test_passwords_are_made_once(tmp_path: Path) -> None:
+def test_passwords_are_generated_once(tmp_path: Path) -> None:
     def access() -> object:
         found = {each["metadata"]["name"]: each for each in local_secrets(tmp_path, tmp_path / "issuer")}
         return found["events-access"]
@@ -90,12 +90,12 @@ def test_passwords_are_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "passwords.json").stat().st_mode & 0o077 == 0
 
 
-def test_alerts_are_those_of_every_way_of_running() -> None:
+def test_alerts_equal_the_rules_of_prometheus() -> None:
     [rule] = of_kind("production", "PrometheusRule")
     assert rule["spec"] == yaml.safe_load(RULES.read_text()), "`make k8s-rules` writes them anew"
 
 
-def test_grafana_finds_the_dashboard_of_every_way_of_running() -> None:
+def test_grafana_gets_the_dashboard() -> None:
     [dashboard] = [
         each
         for each in of_kind("production", "ConfigMap")
@@ -104,7 +104,7 @@ def test_grafana_finds_the_dashboard_of_every_way_of_running() -> None:
     assert dashboard["data"] == {DASHBOARD.name: DASHBOARD.read_text()}
 
 
-def test_alerts_ask_for_metrics_that_exist() -> None:
+def test_alerts_use_existing_metrics() -> None:
     importlib.import_module("shared.telemetry.metrics")
     known = {
         f"{metric.name}{suffix}"
