@@ -1,4 +1,3 @@
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -8,12 +7,10 @@ import pytest
 
 from events.api import create_app
 from events.settings import EventsSettings
+from services.events.tests.factories import CreateEvent, ExportProgramme, ImportProgramme
 from shared.contracts.programme import Programme
 from shared.ids import new_id
 from testkit.plugin import ServiceUnderTest, TokenFactory
-
-CreateEvent = Callable[..., Awaitable[dict[str, Any]]]
-ImportProgramme = Callable[..., Awaitable[UUID]]
 
 
 @pytest.fixture
@@ -23,8 +20,6 @@ def service() -> ServiceUnderTest:
 
 @pytest.fixture
 def create_event(client: httpx.AsyncClient, tokens: TokenFactory) -> CreateEvent:
-    """Creates an event in Berlin through the API; keyword arguments override its fields."""
-
     async def create(org: str = "acme", *, publish: bool = False, **fields: Any) -> dict[str, Any]:
         body = {
             "name": "Autumn days",
@@ -46,15 +41,24 @@ def create_event(client: httpx.AsyncClient, tokens: TokenFactory) -> CreateEvent
 
 @pytest.fixture
 def import_programme(client: httpx.AsyncClient, tokens: TokenFactory) -> ImportProgramme:
-    """Imports a programme as the exports service does; returns the event's id."""
-
-    async def do(programme: Programme, org: str = "acme") -> UUID:
+    async def import_(programme: Programme, org: str = "acme") -> UUID:
         body = {"import_id": str(new_id()), "organizer": org, "programme": programme.model_dump(mode="json")}
         answer = await client.post("/internal/programmes", json=body, headers=tokens.service("exports"))
         assert answer.status_code == 201, answer.text
         return UUID(answer.json()["event_id"])
 
-    return do
+    return import_
+
+
+@pytest.fixture
+def export_programme(client: httpx.AsyncClient, tokens: TokenFactory) -> ExportProgramme:
+    async def export(event_id: UUID | str, org: str = "acme") -> Programme:
+        path = f"/internal/programmes/{event_id}"
+        answer = await client.get(path, params={"organizer": org}, headers=tokens.service("exports"))
+        assert answer.status_code == 200, answer.text
+        return Programme.model_validate(answer.json())
+
+    return export
 
 
 @pytest.fixture
@@ -122,7 +126,7 @@ def programme() -> Programme:
                 },
                 {
                     "key": "105",
-                    "title": "Not taken",
+                    "title": "Not accepted",
                     "state": "rejected",
                     "starts_at": "2027-10-30T11:00:00+02:00",
                     "ends_at": "2027-10-30T12:00:00+02:00",

@@ -4,8 +4,10 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import pytest
 from fastapi import FastAPI
 
+from services.events.tests.factories import CreateEvent, ImportProgramme
 from shared.auth.access import UNDECLARED, declared_access
 from shared.contracts.programme import Programme
 from testkit.plugin import TokenFactory
@@ -13,11 +15,11 @@ from testkit.plugin import TokenFactory
 NOT_OURS = ("/healthz/live", "/healthz/ready", "/metrics", "/docs")
 
 
-async def test_no_route_shows_or_changes_a_draft_of_another_organizer(
+async def test_no_route_reads_or_changes_a_draft_of_another_organizer(
     app: FastAPI,
     client: httpx.AsyncClient,
     tokens: TokenFactory,
-    import_programme: Any,
+    import_programme: ImportProgramme,
     programme: Programme,
 ) -> None:
     content = programme.model_dump(mode="json")
@@ -67,8 +69,11 @@ def _body(answer: httpx.Response) -> dict[str, Any]:
     return {name: value for name, value in answer.json().items() if name != "request_id"}
 
 
-async def test_a_part_of_one_event_is_not_found_under_another(
-    client: httpx.AsyncClient, tokens: TokenFactory, import_programme: Any, create_event: Any, programme: Programme
+async def test_part_of_one_event_is_not_found_under_another(
+    client: httpx.AsyncClient,
+    import_programme: ImportProgramme,
+    create_event: CreateEvent,
+    programme: Programme,
 ) -> None:
     event_id = await import_programme(programme)
     other = await create_event(publish=True)
@@ -78,7 +83,46 @@ async def test_a_part_of_one_event_is_not_found_under_another(
         assert (await client.get(f"/v1/events/{other['id']}/{part}/{item['id']}")).status_code == 404
 
 
-async def test_every_operation_of_the_docs_has_a_summary_and_a_tag(client: httpx.AsyncClient) -> None:
+@pytest.mark.main_path
+async def test_public_reads_accepted_sessions_and_no_personal_data(
+    client: httpx.AsyncClient, tokens: TokenFactory, import_programme: ImportProgramme, programme: Programme
+) -> None:
+    event_id = await import_programme(programme)
+    path = f"/v1/events/{event_id}"
+    own = {
+        item["title"]: item
+        for item in (await client.get(f"{path}/sessions", headers=tokens.organizer())).json()["items"]
+    }
+    rejected = own["Not accepted"]["id"]
+    own_speakers = (await client.get(f"{path}/speakers", headers=tokens.organizer())).json()["items"]
+    hidden = next(item["id"] for item in own_speakers if item["name"] == "Rejected only")
+    assert own_speakers[0]["email"] == "ada@example.org"
+
+    for headers in (None, tokens.organizer("other"), tokens.organizer(scope="tickets:read")):
+        sessions = (await client.get(f"{path}/sessions", headers=headers)).json()["items"]
+        assert [item["title"] for item in sessions] == [
+            "After the change",
+            "Opening",
+            "Before the change",
+            "Some time",
+        ]
+        assert {item["comments"] for item in sessions} == {None}
+        assert (await client.get(f"{path}/sessions/{rejected}", headers=headers)).status_code == 404
+        speakers = (await client.get(f"{path}/speakers", headers=headers)).json()["items"]
+        assert [item["name"] for item in speakers] == ["Ada", "Béla", "Without sessions"]
+        assert {(item["email"], item["mobile"]) for item in speakers} == {(None, None)}
+        assert (await client.get(f"{path}/speakers/{hidden}", headers=headers)).status_code == 404
+        one = await client.get(f"{path}/speakers/{speakers[0]['id']}", headers=headers)
+        assert one.json() == speakers[0]
+        schedule = (await client.get(f"{path}/schedule", headers=headers)).text
+        assert "Not accepted" not in schedule
+    own_one = await client.get(f"{path}/speakers/{own_speakers[0]['id']}", headers=tokens.organizer())
+    assert own_one.json()["mobile"] == "+49 30 1"
+    public_one = await client.get(f"{path}/speakers/{own_speakers[0]['id']}")
+    assert own_one.headers["ETag"] != public_one.headers["ETag"]
+
+
+async def test_every_documented_operation_has_a_summary_and_a_tag(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     assert len(operations) >= 16

@@ -13,7 +13,7 @@ from testkit.plugin import TokenFactory
 from testkit.processes import running, until
 
 
-async def test_api_and_messenger_serve_carry_messages_both_ways_and_stop_cleanly(
+async def test_api_and_messenger_serve_requests_and_messages_and_stop_cleanly(
     environment: dict[str, str], tokens: TokenFactory, tmp_path: Path
 ) -> None:
     async with (
@@ -81,7 +81,7 @@ async def test_api_and_messenger_serve_carry_messages_both_ways_and_stop_cleanly
         assert await api.stop() == 0, api.log.read_text()
 
 
-async def test_an_api_that_is_to_stop_says_so_and_serves_on_until_it_is_told_again(
+async def test_api_drains_after_the_first_signal_and_stops_at_the_second(
     environment: dict[str, str], tokens: TokenFactory, tmp_path: Path
 ) -> None:
     async with (

@@ -1,7 +1,6 @@
 """The service's own copy of where images are served."""
 
 import json
-from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -11,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from events.images.handlers import on_image_processed
 from events.messenger import SUBSCRIPTIONS
 from events.models import ImageCopy
+from services.events.tests.factories import CreateEvent, ImportProgramme
 from shared.contracts.envelope import Envelope
 from shared.contracts.media import ImageProcessedV1
 from shared.contracts.programme import Programme
@@ -58,7 +58,7 @@ def body_of(envelope: Envelope, message: ImageProcessedV1) -> bytes:
 
 
 @pytest.mark.main_path
-async def test_a_message_is_taken_once_and_an_older_one_changes_nothing(
+async def test_message_is_handled_once_and_an_older_one_changes_nothing(
     sessions: Sessions, session: AsyncSession
 ) -> None:
     image_id = uuid4()
@@ -77,8 +77,8 @@ async def test_a_message_is_taken_once_and_an_older_one_changes_nothing(
 
 
 @pytest.mark.main_path
-async def test_an_event_shows_its_picture_when_it_is_processed(
-    client: httpx.AsyncClient, tokens: TokenFactory, session: AsyncSession, create_event: Any
+async def test_event_has_addresses_of_its_image_once_it_is_processed(
+    client: httpx.AsyncClient, tokens: TokenFactory, session: AsyncSession, create_event: CreateEvent
 ) -> None:
     image_id, logo_id = uuid4(), uuid4()
     event = await create_event(image_id=str(image_id), logo_image_id=str(logo_id))
@@ -107,8 +107,8 @@ async def test_an_event_shows_its_picture_when_it_is_processed(
 
 
 @pytest.mark.main_path
-async def test_an_image_of_another_organizer_is_none(
-    client: httpx.AsyncClient, tokens: TokenFactory, session: AsyncSession, create_event: Any
+async def test_image_of_another_organizer_is_ignored(
+    client: httpx.AsyncClient, tokens: TokenFactory, session: AsyncSession, create_event: CreateEvent
 ) -> None:
     image_id = uuid4()
     await on_image_processed(session, processed(image_id, organizer="other"), envelope(image_id, 1))
@@ -120,8 +120,8 @@ async def test_an_image_of_another_organizer_is_none(
 
 
 @pytest.mark.main_path
-async def test_speakers_and_sponsors_show_their_pictures_and_the_original_address(
-    client: httpx.AsyncClient, session: AsyncSession, import_programme: Any, programme: Programme
+async def test_speakers_and_sponsors_have_addresses_of_their_images_and_the_original_address(
+    client: httpx.AsyncClient, session: AsyncSession, import_programme: ImportProgramme, programme: Programme
 ) -> None:
     photo_id, logo_id = uuid4(), uuid4()
     content = programme.model_dump(mode="json")

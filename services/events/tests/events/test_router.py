@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.events.tests.factories import CreateEvent
 from testkit.plugin import Live, RecordedOutbox, TokenFactory
 
 BERLIN = {
@@ -18,7 +19,7 @@ BERLIN = {
 
 
 @pytest.mark.main_path
-async def test_a_new_event_is_a_draft_with_the_offsets_of_its_zone(
+async def test_new_event_is_a_draft_with_the_offsets_of_its_zone(
     client: httpx.AsyncClient, tokens: TokenFactory, outbox: RecordedOutbox
 ) -> None:
     answer = await client.post("/v1/events", json={**BERLIN, "latitude": 52.5}, headers=tokens.organizer())
@@ -39,8 +40,8 @@ async def test_a_new_event_is_a_draft_with_the_offsets_of_its_zone(
 
 
 @pytest.mark.main_path
-async def test_an_event_is_found_by_id_and_by_identifier(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_event_is_found_by_id_and_by_identifier(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     event = await create_event()
     for reference in (event["id"], event["identifier"]):
@@ -73,7 +74,7 @@ async def test_an_event_is_found_by_id_and_by_identifier(
         ({"state": "published"}, 422, "invalid", "body.state", "Extra"),
     ],
 )
-async def test_a_bad_field_is_refused_with_its_name_and_the_way_out(
+async def test_invalid_field_is_refused_with_its_name_and_the_way_out(
     client: httpx.AsyncClient,
     tokens: TokenFactory,
     outbox: RecordedOutbox,
@@ -96,7 +97,7 @@ async def test_a_bad_field_is_refused_with_its_name_and_the_way_out(
     assert (await client.get("/v1/events", headers=tokens.organizer())).json()["items"] == []
 
 
-async def test_a_number_of_many_digits_is_refused(client: httpx.AsyncClient, tokens: TokenFactory) -> None:
+async def test_number_of_many_digits_is_refused(client: httpx.AsyncClient, tokens: TokenFactory) -> None:
     headers = {**tokens.organizer(), "Content-Type": "application/json"}
     for number in ("9" * 5000, "1e999999", "-" + "9" * 400):
         content = '{"name": "x", "latitude": ' + number + "}"
@@ -106,7 +107,7 @@ async def test_a_number_of_many_digits_is_refused(client: httpx.AsyncClient, tok
 
 
 @pytest.mark.main_path
-async def test_the_fold_is_chosen_by_number_or_by_offset(create_event: Any) -> None:
+async def test_fold_is_chosen_by_number_or_by_offset(create_event: CreateEvent) -> None:
     first = await create_event(starts_at="2027-10-31T02:30", starts_fold=0)
     second = await create_event(starts_at="2027-10-31T02:30", starts_fold=1)
     by_offset = await create_event(starts_at="2027-10-31T02:30:00+01:00")
@@ -115,8 +116,8 @@ async def test_the_fold_is_chosen_by_number_or_by_offset(create_event: Any) -> N
 
 
 @pytest.mark.main_path
-async def test_changing_only_the_zone_keeps_what_the_clocks_show(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any, outbox: RecordedOutbox
+async def test_change_of_the_zone_alone_keeps_the_local_times(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent, outbox: RecordedOutbox
 ) -> None:
     event = await create_event()
 
@@ -135,8 +136,8 @@ async def test_changing_only_the_zone_keeps_what_the_clocks_show(
     )
 
 
-async def test_a_zone_in_which_the_time_does_not_exist_is_refused_and_times_can_be_sent_with_it(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_zone_in_which_a_time_does_not_exist_is_refused_unless_a_time_is_sent_with_it(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     event = await create_event(starts_at="2027-03-14T02:30", ends_at="2027-03-14T18:00")
     path = f"/v1/events/{event['id']}"
@@ -156,8 +157,8 @@ async def test_a_zone_in_which_the_time_does_not_exist_is_refused_and_times_can_
 
 
 @pytest.mark.main_path
-async def test_a_zone_that_shows_the_time_twice_takes_a_fold(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_zone_in_which_a_time_is_ambiguous_is_accepted_with_a_fold(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     event = await create_event(starts_at="2027-11-07T01:30", ends_at="2027-11-07T18:00")
     path = f"/v1/events/{event['id']}"
@@ -169,8 +170,8 @@ async def test_a_zone_that_shows_the_time_twice_takes_a_fold(
 
 
 @pytest.mark.main_path
-async def test_a_change_keeps_what_it_does_not_name(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_change_keeps_the_fields_that_are_not_sent(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     event = await create_event(description="Talks", location_name="Hall")
     path = f"/v1/events/{event['id']}"
@@ -184,8 +185,8 @@ async def test_a_change_keeps_what_it_does_not_name(
 
 
 @pytest.mark.main_path
-async def test_a_change_that_changes_nothing_is_no_version_and_no_message(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any, outbox: RecordedOutbox
+async def test_change_without_a_difference_makes_no_version_and_no_message(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent, outbox: RecordedOutbox
 ) -> None:
     event = await create_event()
     body = {"name": event["name"], "starts_at": "2027-10-30T07:00:00Z", "timezone": "Europe/Berlin"}
@@ -195,8 +196,8 @@ async def test_a_change_that_changes_nothing_is_no_version_and_no_message(
 
 
 @pytest.mark.parametrize("field", ["name", "timezone", "starts_at", "ends_at", "privacy"])
-async def test_what_an_event_needs_cannot_be_emptied(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any, field: str
+async def test_required_field_cannot_be_cleared(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent, field: str
 ) -> None:
     event = await create_event()
     answer = await client.patch(f"/v1/events/{event['id']}", json={field: None}, headers=tokens.organizer())
@@ -204,8 +205,8 @@ async def test_what_an_event_needs_cannot_be_emptied(
     assert field in answer.json()["detail"]
 
 
-async def test_moving_only_the_start_behind_the_end_is_refused(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_start_after_the_end_is_refused(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     event = await create_event()
     body = {"starts_at": "2027-11-01T09:00"}
@@ -213,8 +214,8 @@ async def test_moving_only_the_start_behind_the_end_is_refused(
     assert answer.json()["code"] == "ends-before-it-starts"
 
 
-async def test_a_stale_change_is_refused_with_the_present_tag(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_stale_change_is_refused_with_the_current_tag(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     event = await create_event()
     path = f"/v1/events/{event['id']}"
@@ -229,8 +230,8 @@ async def test_a_stale_change_is_refused_with_the_present_tag(
 
 
 @pytest.mark.main_path
-async def test_a_fresh_event_is_not_sent_again(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_event_that_did_not_change_is_not_sent_again(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     event = await create_event()
     headers = {**tokens.organizer(), "If-None-Match": '"1"'}
@@ -240,7 +241,7 @@ async def test_a_fresh_event_is_not_sent_again(
 
 
 @pytest.mark.main_path
-async def test_a_creation_sent_twice_happens_once(
+async def test_creation_sent_twice_happens_once(
     client: httpx.AsyncClient, tokens: TokenFactory, outbox: RecordedOutbox
 ) -> None:
     headers = {**tokens.organizer(), "Idempotency-Key": "k1"}
@@ -255,8 +256,8 @@ async def test_a_creation_sent_twice_happens_once(
 
 
 @pytest.mark.main_path
-async def test_publishing_twice_is_one_message_and_one_answer(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any, outbox: RecordedOutbox
+async def test_publishing_twice_makes_one_message_and_the_same_response(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent, outbox: RecordedOutbox
 ) -> None:
     event = await create_event()
     path = f"/v1/events/{event['id']}"
@@ -283,8 +284,8 @@ async def test_publishing_twice_is_one_message_and_one_answer(
 
 
 @pytest.mark.main_path
-async def test_everybody_lists_public_events_and_organizers_their_own(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_public_lists_public_events_and_organizers_list_their_own(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     draft = await create_event(name="Draft")
     public = await create_event(name="Public", publish=True)
@@ -307,8 +308,8 @@ async def test_everybody_lists_public_events_and_organizers_their_own(
 
 
 @pytest.mark.main_path
-async def test_pages_show_each_event_once_by_start_while_others_come_in(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_pages_list_each_event_once_by_start_while_events_are_created(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     days = [5, 3, 3, 1, 4, 3, 2]
     for day in days:
@@ -328,17 +329,15 @@ async def test_pages_show_each_event_once_by_start_while_others_come_in(
 
 
 @pytest.mark.parametrize("cursor", ["x", "%00", "WzEsMSwxXQ", "a" * 2001, "é"])
-async def test_a_cursor_of_ones_own_making_is_refused(
-    client: httpx.AsyncClient, tokens: TokenFactory, cursor: str
-) -> None:
+async def test_forged_cursor_is_refused(client: httpx.AsyncClient, tokens: TokenFactory, cursor: str) -> None:
     answer = await client.get(f"/v1/events?cursor={cursor}", headers=tokens.organizer())
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "query.cursor"
 
 
 @pytest.mark.main_path
-async def test_nobody_changes_what_is_not_theirs(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_only_the_organizer_changes_an_event(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     event = await create_event(publish=True)
     path = f"/v1/events/{event['id']}"
@@ -351,8 +350,8 @@ async def test_nobody_changes_what_is_not_theirs(
 
 
 @pytest.mark.main_path
-async def test_other_services_ask_for_the_facts_of_an_event(
-    client: httpx.AsyncClient, tokens: TokenFactory, create_event: Any
+async def test_other_services_read_an_event(
+    client: httpx.AsyncClient, tokens: TokenFactory, create_event: CreateEvent
 ) -> None:
     event = await create_event()
     path = f"/internal/events/{event['id']}"
@@ -378,7 +377,7 @@ async def test_other_services_ask_for_the_facts_of_an_event(
 
 
 @pytest.mark.main_path
-async def test_of_many_changes_at_once_to_one_version_one_wins(live: Live, tokens: TokenFactory) -> None:
+async def test_one_of_concurrent_changes_to_a_version_succeeds(live: Live, tokens: TokenFactory) -> None:
     created = await live.client.post("/v1/events", json=BERLIN, headers=tokens.organizer())
     headers = {**tokens.organizer(), "If-Match": created.headers["ETag"]}
 
@@ -389,7 +388,7 @@ async def test_of_many_changes_at_once_to_one_version_one_wins(live: Live, token
     assert sorted(answer.status_code for answer in answers) == [200, 412, 412, 412, 412]
 
 
-async def test_a_commit_that_fails_is_no_success(live: Live, tokens: TokenFactory) -> None:
+async def test_failed_commit_is_not_answered_with_success(live: Live, tokens: TokenFactory) -> None:
     async with live.engine.begin() as connection:
         for statement in (
             "CREATE FUNCTION events.fail() RETURNS trigger LANGUAGE plpgsql AS "

@@ -3,7 +3,7 @@ import httpx
 from shared.walltime import TZDATA_VERSION, known_zones
 
 
-async def test_everybody_can_list_the_zones_with_their_present_offset(client: httpx.AsyncClient) -> None:
+async def test_everybody_lists_zones_with_their_current_offset(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v1/timezones")
     zones = {item["name"]: item["utc_offset"] for item in answer.json()["items"]}
     assert zones.keys() == known_zones()
@@ -12,7 +12,7 @@ async def test_everybody_can_list_the_zones_with_their_present_offset(client: ht
     assert "public" in answer.headers["Cache-Control"]
 
 
-async def test_one_zone_is_read_by_name_and_a_wrong_name_gets_a_suggestion(client: httpx.AsyncClient) -> None:
+async def test_zone_is_read_by_name_and_a_misspelled_name_gets_a_suggestion(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v1/timezones/Asia/Singapore")
     assert answer.json() == {"name": "Asia/Singapore", "utc_offset": "+08:00"}
     wrong = await client.get("/v1/timezones/Asia/Singapor")
