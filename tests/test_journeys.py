@@ -95,7 +95,7 @@ def test_the_demo_ends_well(cluster: Cluster) -> None:
         "import of demo-archive.zip",
         "first day in Europe/Berlin",
         "first day in America/New_York",
-        "all in order Regular, Early bird, Last minute",
+        "all in sequence Regular, Early bird, Last minute",
         "three variants out",
         "every member checked",
         "/docs",
