@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from typing import Self
 
 _AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, and send nothing more
@@ -60,8 +61,8 @@ class Proxy:
             self._writers.add(to_server)
             writers.append(to_server)
             ways = [
-                asyncio.create_task(self._pump(from_client, to_server)),
-                asyncio.create_task(self._pump(from_server, to_client)),
+                asyncio.create_task(self._pump(from_client, to_server, self.passes_to_server)),
+                asyncio.create_task(self._pump(from_server, to_client, self.passes_to_client)),
             ]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in ways:
@@ -74,11 +75,21 @@ class Proxy:
                 writer.transport.abort()
                 self._writers.discard(writer)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def passes_to_server(self, chunk: bytes) -> bool:
+        """Return whether the bytes may pass; the connection is closed on both sides when not."""
+        return True
+
+    def passes_to_client(self, chunk: bytes) -> bool:
+        """As ``passes_to_server``, for the other direction."""
+        return True
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]
+    ) -> None:
         while True:
             chunk = await reader.read(1 << 16)
             await self._flows.wait()
-            if not chunk:
+            if not chunk or not passes(chunk):
                 return
             writer.write(chunk)
             await writer.drain()

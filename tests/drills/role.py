@@ -122,12 +122,18 @@ def _without_locks() -> None:
     _put(relay.Relay, "_share_buckets", take_all)
 
 
+def _without_outcome() -> None:
+    """A commit whose connection is lost counts as refused by the server."""
+    _put(importlib.import_module("shared.http.dependencies"), "server_refused", lambda _: True)
+
+
 MECHANISMS: dict[str, Callable[[], None]] = {
     "confirms": _without_confirms,
     "inbox": _without_inbox,
     "positions": _without_positions,
     "turns": _without_turns,
     "locks": _without_locks,
+    "outcome": _without_outcome,
 }
 
 

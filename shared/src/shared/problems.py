@@ -1,7 +1,7 @@
 """Problem documents (RFC 9457): the one form in which a service refuses a request.
 
-Every expected refusal is a subclass of ``Problem`` beside the code that raises it, named by the broken rule.
-``shared.http.problems`` renders it; nothing else builds an error response. Standard library only.
+Define each refusal as a subclass of ``Problem`` beside the code that raises it. ``shared.http.problems`` builds the
+response. Standard library only.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ class FieldError:
 
 
 class Problem(Exception):
-    """Base of all refusals. ``detail`` says what is wrong and the way out, in words for the API's user.
+    """The base of all refusals. ``detail`` tells the API's user what is wrong and what to do.
 
-    ``field`` names the input field or archive member; ``extensions`` are added to that field's error when there
-    is one, else to the document.
+    ``field`` names the input field or archive member. ``extensions`` are members of that field's error if there is
+    one, else of the document.
     """
 
     status: ClassVar[int] = 400
     code: ClassVar[str] = "bad-request"
-    title: ClassVar[str] = "The request can't be served"
+    title: ClassVar[str] = "Bad request"
 
     def __init__(
         self,
@@ -58,35 +58,35 @@ class Problem(Exception):
 
 
 class NotFound(Problem):
-    """Also the answer for what belongs to another organizer: its existence is not told."""
+    """Also raised for what belongs to another organizer, whose existence must stay unknown."""
 
     status = 404
     code = "not-found"
-    title = "There is no such thing"
+    title = "Not found"
 
 
 class Conflict(Problem):
     status = 409
     code = "conflict"
-    title = "The present state does not allow it"
+    title = "Conflict with the current state"
 
 
 class Invalid(Problem):
     status = 422
     code = "invalid"
-    title = "The input is not valid"
+    title = "Invalid input"
 
 
 class TooLarge(Problem):
     status = 413
     code = "too-large"
-    title = "The body is too large"
+    title = "Content too large"
 
 
 class Unavailable(Problem):
     status = 503
     code = "unavailable"
-    title = "A part that is needed can't be reached"
+    title = "Dependency unavailable"
 
 
 def problem_document(

@@ -23,7 +23,7 @@ from shared.problems import Problem
 class ScopeMissing(Problem):
     status = 403
     code = "scope-missing"
-    title = "The token does not allow it"
+    title = "Insufficient scope"
 
     def __init__(self, scope: str, detail: str | None = None) -> None:
         super().__init__(

@@ -27,7 +27,7 @@ Key = RSAKey | OKPKey
 
 class KeysUnavailable(Unavailable):
     code = "issuer-unavailable"
-    title = "The token issuer's keys can't be loaded"
+    title = "Token issuer unavailable"
 
     def __init__(self) -> None:
         super().__init__(

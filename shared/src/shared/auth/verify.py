@@ -68,7 +68,7 @@ class OrganizerPrincipal(Principal):
 class Unauthenticated(Problem):
     status = 401
     code = "unauthenticated"
-    title = "A valid token is needed"
+    title = "Authentication required"
 
     def __init__(self, detail: str, *, token_was_shown: bool = True) -> None:
         challenge = 'Bearer error="invalid_token"' if token_was_shown else "Bearer"

@@ -14,7 +14,7 @@ from shared.http.docs import docs_router
 from shared.http.headers import AnswerHeaders, Cors
 from shared.http.limits import RequestLimits
 from shared.http.middleware import RequestContext, SizeRefusals
-from shared.http.problems import add_problem_handlers, gateway_refusals
+from shared.http.problems import add_problem_handlers, gateway_errors
 from shared.messaging.commit_notifier import notifying_sessions
 from shared.settings import Settings
 from shared.telemetry.health import health_routes, not_stopping
@@ -88,7 +88,7 @@ def new_app(
         # On the routers and not on the app: there the refusal would go out round our middleware.
         app.include_router(router, max_body_size=max_body_size or settings.max_body_size)
     app.include_router(docs_router())
-    app.include_router(gateway_refusals())
+    app.include_router(gateway_errors())
     app.router.routes.extend(health_routes(app.state.checks))
     app.add_middleware(SizeRefusals)
     headers = AnswerHeaders(settings.public_url)

@@ -7,15 +7,22 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.database.engine import Sessions
+from shared.database.engine import Sessions, is_unavailable
+from shared.http.problems import OUTCOME_UNKNOWN
+from shared.problems import Unavailable
 from shared.settings import Settings
 from shared.storage.interface import Storage
 from shared.storage.transit import FilesInTransit
+from shared.telemetry.logs import get_logger
+
+log = get_logger(__name__)
+
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 IfMatch = Annotated[
     str | None,
     Header(
-        alias="If-Match", description="The `ETag` that was read; the change is refused with 412 when it is old."
+        alias="If-Match", description="The `ETag` that was read; the change is refused with 412 if it is outdated."
     ),
 ]
 IfNoneMatch = Annotated[
@@ -52,10 +59,36 @@ PublicUrl = Annotated[str, Depends(_public_url)]
 """The gateway's address without a slash at its end, for links."""
 
 
-async def _session_of_request(sessions: SessionsDep) -> AsyncIterator[AsyncSession]:
+class OutcomeUnknown(Unavailable):
+    """The connection was lost during COMMIT."""
+
+    code = "outcome-unknown"
+    title = "Outcome unknown"
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"The database connection was lost during the commit. {OUTCOME_UNKNOWN}", headers={"Retry-After": "2"}
+        )
+
+
+async def _session_of_request(request: Request, sessions: SessionsDep) -> AsyncIterator[AsyncSession]:
     async with sessions() as session:
         yield session
-        await session.commit()
+        await session.flush()
+        try:
+            await session.commit()
+        except Exception as error:
+            if request.method in _SAFE_METHODS or server_refused(error):
+                raise
+            log.error("database.commit_lost", error_type=type(error).__name__, exc_info=error)
+            raise OutcomeUnknown from error
+        request.state.is_committed = True
+
+
+def server_refused(error: Exception) -> bool:
+    """Return whether PostgreSQL answered COMMIT with an error, and so has rolled the transaction back."""
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return sqlstate is not None and not is_unavailable(error)
 
 
 # Scope "function": the commit runs after the endpoint and before the response is sent. With the default scope the

@@ -1,7 +1,4 @@
-"""ETags: how a caller changes only what it has seen, and reads again only what has changed (RFC 9110, 13.1).
-
-The tag of a resource is its version, so it is strong and costs no hashing of bodies.
-"""
+"""ETags and conditional requests (RFC 9110, 13). A resource's tag is its version: strong, and no hash of a body."""
 
 import re
 
@@ -13,24 +10,24 @@ _ONE_TAG = re.compile(_TAG)
 
 
 class PreconditionFailed(Problem):
-    """Carries the present tag in its ``ETag`` header."""
+    """Carries the current tag in its ``ETag`` header."""
 
     status = 412
     code = "precondition-failed"
-    title = "It was changed by somebody else"
+    title = "Precondition failed"
 
     def __init__(self, current: str) -> None:
         super().__init__(
-            f"`If-Match` names another version; the present one is {current}. Read it again and repeat the change.",
+            f"`If-Match` does not name the current version {current}. Read the resource and repeat the change.",
             headers={"ETag": current},
         )
 
 
 def etag_of(version: int | str) -> str:
-    """The strong tag of a version. Raises ``ValueError`` for text that can't stand in a tag."""
+    """Return the strong tag of a version. Raises ``ValueError`` for text that a tag cannot hold."""
     tag = f'"{version}"'
     if not re.fullmatch(r'"[\x21\x23-\x7e]+"', tag):
-        raise ValueError(f"{version!r} can't be an ETag: printable ASCII without quotes and blanks is needed.")
+        raise ValueError(f"{version!r} cannot be an ETag: use printable ASCII without quotes and blanks")
     return tag
 
 
@@ -45,10 +42,9 @@ def etag_headers(tag: str, *, is_private: bool = False) -> dict[str, str]:
 
 
 def check_if_match(if_match: str | None, current: str) -> None:
-    """Raises ``PreconditionFailed`` when the caller has seen another version than ``current``, an ``etag_of``.
+    """Raise ``PreconditionFailed`` unless the header is missing, ``*``, or names ``current``, an ``etag_of``.
 
-    No header and ``*`` pass: the resource exists, or there would be no ``current``. Weak tags never match here, and
-    what is no list of tags matches nothing, since refusing is the safe reading.
+    Weak tags never match, and neither does a malformed header: to refuse is safe.
     """
     if if_match is None or if_match.strip() == "*":
         return
@@ -57,7 +53,7 @@ def check_if_match(if_match: str | None, current: str) -> None:
 
 
 def is_not_modified(if_none_match: str | None, current: str) -> bool:
-    """True when a 304 can be the answer to a GET. Weak and strong tags compare alike, as the RFC has it."""
+    """Return whether a GET may be answered with 304. Weak and strong tags compare alike."""
     if if_none_match is None:
         return False
     return if_none_match.strip() == "*" or current in {tag.removeprefix("W/") for tag in _tags(if_none_match)}

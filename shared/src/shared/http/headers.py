@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Send
 
-from shared.http.problems import origin_refused
+from shared.http.problems import origin_not_allowed
 
 RawHeaders = Collection[tuple[bytes, bytes]]
 
@@ -89,7 +89,7 @@ class Cors(CORSMiddleware):
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)
         if answer.status_code != 200:
-            refusal = origin_refused(bytes(answer.body).decode())
+            refusal = origin_not_allowed(bytes(answer.body).decode())
             for name in ("access-control-allow-origin", "vary"):
                 if name in answer.headers:
                     refusal.headers[name] = answer.headers[name]

@@ -50,7 +50,7 @@ _LOCK_NOT_AVAILABLE = "55P03"
 
 class IdempotencyKeyInvalid(Invalid):
     code = "idempotency-key-invalid"
-    title = "The Idempotency-Key can't be read"
+    title = "Invalid Idempotency-Key"
 
     def __init__(self) -> None:
         super().__init__(
@@ -61,7 +61,7 @@ class IdempotencyKeyInvalid(Invalid):
 
 class IdempotencyKeyReused(Invalid):
     code = "idempotency-key-reused"
-    title = "The Idempotency-Key was used for another request"
+    title = "Idempotency-Key reused"
 
     def __init__(self) -> None:
         super().__init__(
@@ -72,7 +72,7 @@ class IdempotencyKeyReused(Invalid):
 
 class IdempotencyInProgress(Conflict):
     code = "idempotency-in-progress"
-    title = "The same request is still being worked on"
+    title = "Request in progress"
 
     def __init__(self) -> None:
         super().__init__(

@@ -9,10 +9,10 @@ from shared.http.headers import AnswerHeaders
 from shared.http.limits import RequestLimits
 from shared.http.problems import (
     MEDIA_TYPE,
-    answer_too_late,
     body_too_large,
+    internal_error,
+    response_timeout,
     too_busy,
-    unexpected_fault,
 )
 from shared.ids import new_id
 from shared.telemetry.logs import get_logger
@@ -57,6 +57,7 @@ class RequestContext:
             for name, value in scope["headers"]
             if name in _CONTEXT_HEADERS
         }
+        scope.setdefault("state", {})
         request_id = _clean(headers.get("x-request-id")) or str(new_id())
         started = time.perf_counter()
         status = 0
@@ -85,10 +86,12 @@ class RequestContext:
                 if status or not under_way.was_stopped():
                     raise
                 log.error("request.cut", reason="answer too late")
-                await answer_too_late(self._limits.answer_timeout)(scope, receive, send_with_id)
+                await response_timeout(self._limits.answer_timeout)(scope, receive, send_with_id)
             except Exception:
                 if not status:
-                    await unexpected_fault()(scope, receive, send_with_id)
+                    await internal_error(is_committed=scope["state"].get("is_committed", False))(
+                        scope, receive, send_with_id
+                    )
                 raise
             finally:
                 self._limits.leave(under_way)

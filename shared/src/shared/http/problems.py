@@ -19,6 +19,11 @@ log = get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+OUTCOME_UNKNOWN = (
+    "The change may or may not have been saved: read the resource, or repeat the request with the same "
+    "Idempotency-Key."
+)
+
 
 def _response(
     status: int,
@@ -41,62 +46,41 @@ def _response(
 
 
 def body_too_large() -> JSONResponse:
-    return _response(
-        TooLarge.status,
-        TooLarge.code,
-        TooLarge.title,
-        "The body is larger than this path takes. Send less at once.",
-    )
+    detail = "The body is larger than this path accepts. Send less in one request."
+    return _response(TooLarge.status, TooLarge.code, TooLarge.title, detail)
 
 
-def origin_refused(reason: str) -> JSONResponse:
-    return _response(
-        400,
-        "origin-refused",
-        "A script of this site may not ask that",
-        f"{reason}. Whoever runs this service allows sites by CORS_ORIGINS.",
-    )
+def origin_not_allowed(reason: str) -> JSONResponse:
+    detail = f"{reason}. The operator of this service allows origins by CORS_ORIGINS."
+    return _response(400, "origin-refused", "Origin not allowed", detail)
 
 
-def answer_too_late(seconds: float) -> JSONResponse:
-    return _response(
-        503,
-        "answer-too-late",
-        "The answer took too long",
-        f"There was no answer within {seconds:g} seconds, so the work was stopped. See whether a change took place "
-        "before you send it again, or send it with the same Idempotency-Key.",
-        headers={"Retry-After": "5"},
-    )
+def response_timeout(seconds: float) -> JSONResponse:
+    detail = f"The request took longer than {seconds:g} seconds and was stopped. {OUTCOME_UNKNOWN}"
+    return _response(503, "answer-too-late", "Response timeout", detail, headers={"Retry-After": "5"})
 
 
 def too_busy() -> JSONResponse:
-    return _response(
-        503,
-        "too-busy",
-        "Too many requests at once",
-        "This process serves as many requests as it can; nothing was done. Try again.",
-        headers={"Retry-After": "1"},
-    )
+    detail = "This process already serves as many requests as it may; nothing was changed. Try again."
+    return _response(503, "too-busy", "Too many concurrent requests", detail, headers={"Retry-After": "1"})
 
 
-def unexpected_fault() -> JSONResponse:
-    return _response(
-        500,
-        "internal",
-        "Rostrum failed",
-        "This is a fault of the service, not of the request; nothing was changed. Quote the request id.",
-    )
+def internal_error(*, is_committed: bool = False) -> JSONResponse:
+    """``is_committed``: the request's transaction was committed before the error."""
+    outcome = OUTCOME_UNKNOWN if is_committed else "Nothing was changed."
+    detail = f"This is an error of the service, not of the request. {outcome} Report it with the request id."
+    return _response(500, "internal", "Internal server error", detail)
 
 
-_HTTP_CODES = {
-    400: ("bad-request", "The request can't be read"),
-    401: ("unauthenticated", "A valid token is needed"),
-    403: ("forbidden", "The token does not allow it"),
-    404: ("not-found", "There is no such thing"),
-    405: ("method-not-allowed", "This path does not know the method"),
-    408: ("too-slow", "The request came in too slowly"),
-    413: ("too-large", "The body is too large"),
-    415: ("unsupported-media-type", "The content type is not taken here"),
+_HTTP_PROBLEMS = {
+    400: (Problem.code, Problem.title),
+    401: ("unauthenticated", "Authentication required"),
+    403: ("forbidden", "Access denied"),
+    404: (NotFound.code, NotFound.title),
+    405: ("method-not-allowed", "Method not allowed"),
+    408: ("too-slow", "Request timeout"),
+    413: (TooLarge.code, TooLarge.title),
+    415: ("unsupported-media-type", "Unsupported media type"),
 }
 
 
@@ -109,7 +93,7 @@ async def _on_problem(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
-    code, title = _HTTP_CODES.get(error.status_code, ("http-error", "The request can't be served"))
+    code, title = _HTTP_PROBLEMS.get(error.status_code, ("http-error", "HTTP error"))
     return _response(error.status_code, code, title, str(error.detail), headers=dict(error.headers or {}))
 
 
@@ -120,33 +104,26 @@ async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
         for item in error.errors()
     ]
     detail = "; ".join(f"{item.field}: {item.message}" for item in errors[:3])
-    return _response(422, Invalid.code, Invalid.title, detail or "The input is not valid.", errors)
+    return _response(422, Invalid.code, Invalid.title, detail or "The input is invalid.", errors)
 
 
-# SQLSTATEs that say "not now" and not "wrong": lock and statement timeouts, and transactions in each other's way.
-_PASSING_SQLSTATES = {"55P03", "57014", "40001", "40P01"}
+# SQLSTATEs that a repetition may avoid: lock and statement timeouts, serialization failures, deadlocks.
+_TRANSIENT = {"55P03", "57014", "40001", "40P01"}
 
 
 async def _on_database_error(_: Request, error: Exception) -> JSONResponse:
+    """Either raised before COMMIT, or the server's refusal of it: nothing was changed."""
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
     log.error("database.failed", sqlstate=sqlstate, error_type=type(error).__name__, exc_info=error)
-    if is_unavailable(error) or sqlstate in _PASSING_SQLSTATES:
-        return _response(
-            503,
-            Unavailable.code,
-            Unavailable.title,
-            "The database did not answer in time; nothing was changed. Try again.",
-            headers={"Retry-After": "2"},
-        )
-    return await _on_unexpected(_, error)
+    if is_unavailable(error) or sqlstate in _TRANSIENT:
+        detail = "The database did not respond in time; nothing was changed. Try again."
+        headers = {"Retry-After": "2"}
+        return _response(Unavailable.status, Unavailable.code, Unavailable.title, detail, headers=headers)
+    return internal_error()
 
 
-async def _on_unexpected(_: Request, error: Exception) -> JSONResponse:
-    return unexpected_fault()
-
-
-def gateway_refusals() -> APIRouter:
-    """The bodies with which the gateway refuses what never reaches a service; it asks for them by status."""
+def gateway_errors() -> APIRouter:
+    """Return the route of the bodies with which the gateway refuses requests; it asks for them by status."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/docs/refusals/{status}")
@@ -155,22 +132,20 @@ def gateway_refusals() -> APIRouter:
             case 413:
                 return body_too_large()
             case 429:
-                detail = "This client asks faster than the gateway allows. Wait a second and go on more slowly."
-                title = "Too many requests at once"
-                return _response(429, "too-many-requests", title, detail, headers={"Retry-After": "1"})
+                detail = "This client sends more requests than the gateway allows. Wait a second and slow down."
+                headers = {"Retry-After": "1"}
+                return _response(429, "too-many-requests", "Rate limit exceeded", detail, headers=headers)
             case _:
-                raise NotFound("The gateway does not refuse with this status.")
+                raise NotFound(f"The gateway refuses no request with status {status}.")
 
     return router
 
 
 def add_problem_handlers(app: FastAPI) -> None:
+    """Any other exception reaches ``RequestContext``, which answers it."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(SQLAlchemyError, _on_database_error)
-    # What asyncpg raises while it connects reaches us as it is.
-    app.add_exception_handler(asyncpg.PostgresError, _on_database_error)
-    app.add_exception_handler(asyncpg.InterfaceError, _on_database_error)
-    app.add_exception_handler(ConnectionError, _on_database_error)
-    app.add_exception_handler(Exception, _on_unexpected)
+    # While it connects, asyncpg raises errors that SQLAlchemy does not wrap.
+    for kind in (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError):
+        app.add_exception_handler(kind, _on_database_error)

@@ -6,10 +6,11 @@ from typing import Annotated
 import httpx
 import pytest
 from asgi_lifespan import LifespanManager
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Response
 from pydantic import BaseModel, SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import Receive, Scope, Send
 
 from shared.auth.access import PUBLIC
 from shared.auth.verify import Principal
@@ -38,7 +39,19 @@ def _router() -> APIRouter:
             raise RuntimeError("secret of the database")
         return wall
 
+    @router.post("/walls/{color}/report")
+    async def paint_and_report(color: str, session: SessionDep, _: PublicDep) -> Response:
+        await session.execute(text("INSERT INTO walls (color) VALUES (:color)"), {"color": color})
+        return Unsendable()
+
     return router
+
+
+class Unsendable(Response):
+    """Fails after the commit, before anything is sent."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("secret of the response")
 
 
 @pytest.fixture
@@ -73,6 +86,7 @@ async def test_a_commit_that_fails_is_never_answered_with_success(
     assert (await client.post("/walls", json={"color": "red"})).status_code == 201
     answer = await client.post("/walls", json={"color": "red"})
     assert answer.status_code == 500
+    assert "Nothing was changed." in answer.json()["detail"]
     assert await count(engine) == 1
 
 
@@ -84,7 +98,7 @@ async def test_a_refusal_is_a_problem_document_and_undoes_the_change(
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json() == {
         "type": "urn:rostrum:problem:conflict",
-        "title": "The present state does not allow it",
+        "title": "Conflict with the current state",
         "status": 409,
         "code": "conflict",
         "detail": "The wall is wet. Wait an hour.",
@@ -99,8 +113,18 @@ async def test_a_fault_of_ours_tells_nothing_of_its_inside(client: httpx.AsyncCl
     answer = await client.post("/walls", json={"color": "bug"})
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal"
+    assert "Nothing was changed." in answer.json()["detail"]
     assert "secret" not in answer.text
     assert await count(engine) == 0
+
+
+async def test_an_error_after_the_commit_does_not_claim_that_nothing_was_changed(
+    client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    answer = await client.post("/walls/red/report")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "may or may not have been saved" in answer.json()["detail"]
+    assert await count(engine) == 1
 
 
 @pytest.mark.parametrize(
