@@ -1,4 +1,4 @@
-"""Every route says who may use it, and none tells an organizer about the drafts of another."""
+"""Every route declares its access, and none reveals the drafts of another organizer."""
 
 from typing import Any
 from uuid import UUID
@@ -30,10 +30,12 @@ async def test_no_route_reads_or_changes_a_draft_of_another_organizer(
     session_id = (await client.get(f"/v1/events/{event_id}/sessions", headers=own)).json()["items"][0]["id"]
     speaker_id = (await client.get(f"/v1/events/{event_id}/speakers", headers=own)).json()["items"][0]["id"]
 
-    access = {route: who for route, who in declared_access(app).items() if not route[1].startswith(NOT_OURS)}
+    access = {
+        route: declared for route, declared in declared_access(app).items() if not route[1].startswith(NOT_OURS)
+    }
     assert UNDECLARED not in access.values()
     tried = 0
-    for (method, path), who in access.items():
+    for (method, path), declared in access.items():
         if method == "HEAD" or "{" not in path or "{name" in path:
             continue
         for reference in (str(event_id), event["identifier"]):
@@ -43,7 +45,7 @@ async def test_no_route_reads_or_changes_a_draft_of_another_organizer(
                 event_ref=reference, event_id=reference, session_id=session_id, speaker_id=speaker_id
             )
             body = {"name": "Mine"} if method == "PATCH" else None
-            if who == "internal":
+            if declared == "internal":
                 answer = await client.request(
                     method, address, params={"organizer": "other"}, headers=tokens.service("tickets")
                 )
@@ -58,8 +60,8 @@ async def test_no_route_reads_or_changes_a_draft_of_another_organizer(
                 missing = address.replace(reference, "zzzzzzzz")
                 unknown = await client.request(method, missing, json=body, headers=tokens.organizer("other"))
                 assert _body(answer) == _body(unknown)
-            nobody = await client.request(method, address, json=body)
-            assert nobody.status_code == (404 if "public" in who else 401), (method, path)
+            anonymous = await client.request(method, address, json=body)
+            assert anonymous.status_code == (404 if "public" in declared else 401), (method, path)
             tried += 1
     assert tried >= 30
     assert (await client.get(f"/v1/events/{event_id}", headers=own)).json() == event

@@ -11,10 +11,8 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    DateTime,
     ForeignKey,
     Index,
-    SmallInteger,
     UniqueConstraint,
     func,
     text,
@@ -23,12 +21,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.database.idempotency import idempotency_table
-from shared.database.tables import COLUMN_TYPES, new_metadata
+from shared.database.tables import COLUMN_TYPES, Fold, Local, new_metadata
 from shared.ids import new_id
 from shared.messaging.tables import messaging_tables
 
-Local = Annotated[datetime, mapped_column(DateTime(timezone=False))]
-Fold = Annotated[int, mapped_column(SmallInteger)]
 Id = Annotated[UUID, mapped_column(primary_key=True, default=new_id)]
 OfEvent = Annotated[UUID, mapped_column(ForeignKey("events.id", ondelete="CASCADE"))]
 Extra = Annotated[dict[str, Any], mapped_column(JSONB, server_default=text("'{}'"))]

@@ -1,4 +1,4 @@
-"""Events through the API: what an organizer sends, and what comes back, to whom."""
+"""Events through the API."""
 
 import asyncio
 import json
@@ -345,8 +345,8 @@ async def test_only_the_organizer_changes_an_event(
         body = {"name": "Mine now"} if method == "PATCH" else None
         foreign = await client.request(method, address, json=body, headers=tokens.organizer("other"))
         reader = await client.request(method, address, json=body, headers=tokens.organizer(scope="events:read"))
-        nobody = await client.request(method, address, json=body)
-        assert (foreign.status_code, reader.status_code, nobody.status_code) == (404, 403, 401)
+        anonymous = await client.request(method, address, json=body)
+        assert (foreign.status_code, reader.status_code, anonymous.status_code) == (404, 403, 401)
 
 
 @pytest.mark.main_path

@@ -69,9 +69,9 @@ async def test_import_sent_twice_is_one_event_and_one_message(
     service = tokens.service("exports")
     first = await client.post("/internal/programmes", json=body, headers=service)
     again = await client.post("/internal/programmes", json=body, headers=service)
-    taken = await client.post("/internal/programmes", json={**body, "organizer": "other"}, headers=service)
+    conflict = await client.post("/internal/programmes", json={**body, "organizer": "other"}, headers=service)
 
-    assert (first.status_code, again.status_code, taken.status_code) == (201, 200, 409)
+    assert (first.status_code, again.status_code, conflict.status_code) == (201, 200, 409)
     assert first.json() == again.json()
     assert first.json()["counts"] == {
         "social_links": 1,
@@ -89,7 +89,8 @@ async def test_import_sent_twice_is_one_event_and_one_message(
 
 
 @pytest.mark.parametrize(
-    ("state", "expected", "told"), [("Completed", "draft", True), (None, "draft", False), ("draft", "draft", False)]
+    ("state", "expected", "has_repair"),
+    [("Completed", "draft", True), (None, "draft", False), ("draft", "draft", False)],
 )
 async def test_only_the_word_published_publishes_the_event(
     client: httpx.AsyncClient,
@@ -98,7 +99,7 @@ async def test_only_the_word_published_publishes_the_event(
     programme: Programme,
     state: str | None,
     expected: str,
-    told: bool,
+    has_repair: bool,
 ) -> None:
     content = programme.model_dump(mode="json")
     content["event"]["state"] = state
@@ -107,7 +108,7 @@ async def test_only_the_word_published_publishes_the_event(
     event_id = answer.json()["event_id"]
     event = (await client.get(f"/v1/events/{event_id}", headers=tokens.organizer())).json()
     assert event["state"] == expected
-    assert [repair["field"] for repair in answer.json()["repairs"]] == (["state"] if told else [])
+    assert [repair["field"] for repair in answer.json()["repairs"]] == (["state"] if has_repair else [])
     assert (await export_programme(event_id)).event.state == state
 
 

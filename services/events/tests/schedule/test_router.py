@@ -47,8 +47,8 @@ async def test_days_are_those_of_the_requested_zone(
     assert await titles(day="first") == {"2027-10-30": ["Opening"]}
     assert await titles(day="2027-10-31") == {"2027-10-31": ["Before the change", "After the change"]}
     assert await titles(day="2027-11-01") == {}
-    shown = (await client.get(path, params={"timezone": "America/New_York"})).json()["days"][0]["sessions"]
-    assert [item["starts_at"] for item in shown] == [
+    sessions = (await client.get(path, params={"timezone": "America/New_York"})).json()["days"][0]["sessions"]
+    assert [item["starts_at"] for item in sessions] == [
         "2027-10-30T03:00:00-04:00",
         "2027-10-30T20:30:00-04:00",
         "2027-10-30T21:30:00-04:00",

@@ -6,18 +6,15 @@ PostgreSQL shows tickets and must not be asked for offsets: it has a tz database
 """
 
 from datetime import datetime
-from typing import Annotated
 from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
-    SmallInteger,
     UniqueConstraint,
     func,
     text,
@@ -25,12 +22,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.database.idempotency import idempotency_table
-from shared.database.tables import COLUMN_TYPES, new_metadata
+from shared.database.tables import COLUMN_TYPES, Fold, Local, new_metadata
 from shared.ids import new_id
 from shared.messaging.tables import messaging_tables
-
-Local = Annotated[datetime, mapped_column(DateTime(timezone=False))]
-Fold = Annotated[int, mapped_column(SmallInteger)]
 
 
 class Base(DeclarativeBase):

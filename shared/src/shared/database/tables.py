@@ -1,11 +1,12 @@
 """What the tables of all services have in common: names of constraints, and types of columns."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from sqlalchemy import DateTime, MetaData, Text, Uuid
+from sqlalchemy import DateTime, MetaData, SmallInteger, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import mapped_column
 
 # Explicit names, so that a later migration can drop or rename any constraint.
 NAMING_CONVENTION = {
@@ -23,6 +24,10 @@ COLUMN_TYPES: dict[Any, Any] = {
     str: Text,
     UUID: Uuid,
 }
+
+# Two of the four parts of a wall time, see ``shared.walltime``; the instant is a ``datetime``, the zone a ``str``.
+Local = Annotated[datetime, mapped_column(DateTime(timezone=False))]
+Fold = Annotated[int, mapped_column(SmallInteger)]
 
 
 def new_metadata() -> MetaData:

@@ -9,7 +9,7 @@ from events.events import repository, service
 from events.events.schemas import EventCreate, EventFactsRead, EventRead, EventUpdate, State
 from events.fields import Line
 from shared.auth.access import requires, service_only
-from shared.auth.verify import Principal
+from shared.auth.verify import OrganizerPrincipal
 from shared.http.dependencies import IfMatch, IfNoneMatch, PublicUrl, SessionDep
 from shared.http.etags import etag_headers
 from shared.http.idempotency import IdempotentDep
@@ -25,8 +25,7 @@ internal = APIRouter(
 @router.post("/v1/events", status_code=201, response_model=EventRead, summary="Create an event")
 async def create_event(
     body: EventCreate,
-    principal: Annotated[Principal, Depends(requires("events:write"))],
-    organizer: Organizer,
+    principal: Annotated[OrganizerPrincipal, Depends(requires("events:write"))],
     session: SessionDep,
     idempotent: IdempotentDep,
     public_url: PublicUrl,
@@ -34,7 +33,7 @@ async def create_event(
     """Create a draft, which only its organizer can read. Times are in `timezone` unless they have an offset."""
 
     async def work() -> Response:
-        view = await service.create_event(session, organizer, body)
+        view = await service.create_event(session, principal.organizer, body)
         headers = etag_headers(service.tag_of(view))
         return created(f"/v1/events/{view.event.id}", EventRead.of(view, public_url), headers=headers)
 
