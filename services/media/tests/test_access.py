@@ -1,8 +1,6 @@
-"""Every route says who may use it, and an organizer finds nothing of another."""
+"""Every route declares its access, and no organizer finds anything of another."""
 
-from collections.abc import Callable
-from typing import Any
-
+from services.media.tests.factories import Upload, png
 from shared.auth.access import UNDECLARED, declared_access
 from testkit.plugin import Live, TokenFactory
 
@@ -19,8 +17,8 @@ async def test_every_route_declares_its_access(live: Live) -> None:
     assert all(access == "internal" for (_, path), access in paths(live).items() if path.startswith("/internal"))
 
 
-async def test_another_organizers_image_is_not_there_on_any_route(
-    live: Live, upload: Any, png: Callable[..., bytes], tokens: TokenFactory
+async def test_another_organizers_image_is_not_found_on_any_route(
+    live: Live, upload: Upload, tokens: TokenFactory
 ) -> None:
     image_id = (await upload(png())).json()["id"]
     nothing = "019b0000-0000-7000-8000-000000000000"
@@ -46,7 +44,7 @@ async def test_another_organizers_image_is_not_there_on_any_route(
     assert checked == 3
 
 
-async def test_without_a_token_or_scope_only_variants_are_answered(live: Live, tokens: TokenFactory) -> None:
+async def test_without_a_token_or_scope_only_variants_are_served(live: Live, tokens: TokenFactory) -> None:
     for (method, path), access in paths(live).items():
         path = path.format(image_id="019b0000-0000-7000-8000-000000000000", file_name="large-0123456789abcdef.jpg")
         bare = await live.client.request(method, path)

@@ -1,4 +1,4 @@
-"""The real processes on real servers: a picture goes through all three, and a killed worker loses nothing."""
+"""The real processes on real servers: an image passes through all three, and a killed worker loses nothing."""
 
 import asyncio
 import io
@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.media.tests.factories import noise, png
 from shared.database.engine import asyncpg_dsn
 from testkit.plugin import TokenFactory
 from testkit.processes import GATEWAY, running, until, until_gone
@@ -30,7 +31,7 @@ from testkit.processes import GATEWAY, running, until, until_gone
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """For the processes' temporary files. Not below ``tmp_path``: a socket's address has 108 characters at most."""
+    """For the processes' temporary files; ``tmp_path`` is too long for the address of a socket."""
     with tempfile.TemporaryDirectory(prefix="media-", dir="/tmp") as folder:
         yield Path(folder)
 
@@ -58,12 +59,11 @@ async def becomes(client: httpx.AsyncClient, path: str, *states: str) -> dict[st
     return image
 
 
-async def test_a_picture_goes_through_api_messenger_and_worker_which_stop_cleanly(
+async def test_an_image_passes_through_api_messenger_and_worker_which_stop_cleanly(
     environment: dict[str, str],
     tokens: TokenFactory,
     tmp_path: Path,
     short_folder: Path,
-    png: Callable[..., bytes],
 ) -> None:
     async with (
         running("media.api", environment, tmp_path) as api,
@@ -92,7 +92,7 @@ async def test_a_picture_goes_through_api_messenger_and_worker_which_stop_cleanl
 
 @asynccontextmanager
 async def collector() -> AsyncIterator[tuple[str, dict[str, set[bytes]]]]:
-    """Address of an OpenTelemetry collector of the test, and the names of the spans it got with their traces."""
+    """Yield the address of an OpenTelemetry collector, and the traces of the spans that it received, by name."""
     spans: dict[str, set[bytes]] = {}
 
     async def collect(request: Request) -> Response:
@@ -112,8 +112,8 @@ async def collector() -> AsyncIterator[tuple[str, dict[str, set[bytes]]]]:
         await serving
 
 
-async def test_one_trace_leads_from_the_upload_to_the_end_of_the_conversion(
-    environment: dict[str, str], tokens: TokenFactory, tmp_path: Path, png: Callable[..., bytes]
+async def test_one_trace_spans_the_upload_and_the_conversion(
+    environment: dict[str, str], tokens: TokenFactory, tmp_path: Path
 ) -> None:
     async with collector() as (address, spans), asyncio.timeout(90):
         environment = {**environment, "OTEL_EXPORTER_OTLP_ENDPOINT": address}
@@ -135,8 +135,8 @@ async def test_one_trace_leads_from_the_upload_to_the_end_of_the_conversion(
     }
 
 
-async def test_a_picture_whose_worker_was_killed_is_finished_by_the_next_one(
-    environment: dict[str, str], tokens: TokenFactory, tmp_path: Path, noise: Callable[[int], bytes]
+async def test_an_image_whose_worker_was_killed_is_finished_by_the_next_one(
+    environment: dict[str, str], tokens: TokenFactory, tmp_path: Path
 ) -> None:
     async with (
         running("media.api", environment, tmp_path) as api,
@@ -163,7 +163,7 @@ async def test_a_picture_whose_worker_was_killed_is_finished_by_the_next_one(
             assert await worker.stop() == 0
 
 
-async def test_a_killed_master_takes_its_worker_along(environment: dict[str, str], tmp_path: Path) -> None:
+async def test_a_killed_master_ends_its_worker(environment: dict[str, str], tmp_path: Path) -> None:
     async with running("media.worker", environment, tmp_path) as worker, asyncio.timeout(30):
         family = psutil.Process(worker.process.pid).children(recursive=True)
         worker.process.kill()

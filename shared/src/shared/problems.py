@@ -53,6 +53,10 @@ class Problem(Exception):
             self.errors.append(FieldError(field, detail, extensions))
             self.extensions = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle as a call with their ``args``, which does not fit the signatures of subclasses.
+        return _unpickled, (type(self), self.args), self.__dict__
+
     def document(self) -> dict[str, Any]:
         return problem_document(self.status, self.code, self.title, self.detail, self.errors, **self.extensions)
 
@@ -87,6 +91,10 @@ class Unavailable(Problem):
     status = 503
     code = "unavailable"
     title = "Dependency unavailable"
+
+
+def _unpickled(problem: type[Problem], args: tuple[object, ...]) -> Problem:
+    return problem.__new__(problem, *args)
 
 
 def problem_document(

@@ -1,4 +1,4 @@
-"""Tables of the service. The schema is the role's search path, so names stand without it."""
+"""Tables of the service, without a schema name: it is in the role's search path."""
 
 from typing import Any
 from uuid import UUID
@@ -6,7 +6,9 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
-from media.images.sizes import ImageKind
+from media.images.rules import variant_path
+from shared.contracts import media as contracts
+from shared.contracts.media import ImageKind
 from shared.database.idempotency import idempotency_table
 from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.jobs.rows import JobColumns
@@ -25,7 +27,7 @@ transit_table(Base.metadata)
 
 
 class Image(Base, JobColumns):
-    """An uploaded picture, and the job that makes its variants. Sizes are bytes, of the original."""
+    """An uploaded image, and the job that makes its variants. ``size`` is the original's, in bytes."""
 
     __tablename__ = "images"
 
@@ -58,13 +60,13 @@ class Image(Base, JobColumns):
                 unique=True,
                 postgresql_where=text("import_id IS NOT NULL"),
             ),
-            # What the sweep looks through every few seconds: not all images that there ever were.
+            # For the requeueing of lost jobs, which reads these every few seconds.
             Index("ix_images_unfinished", "created_at", postgresql_where=text("state IN ('queued', 'running')")),
         )
 
 
 class ImageVariant(Base):
-    """A stored JPEG. ``digest`` is the start of its SHA-256, which makes its address a secret and a version."""
+    """A stored JPEG. ``digest`` is the start of its SHA-256, which makes its path unguessable and versioned."""
 
     __tablename__ = "image_variants"
 
@@ -76,3 +78,10 @@ class ImageVariant(Base):
     size: Mapped[int]
     digest: Mapped[str]
     key: Mapped[str]
+
+    @property
+    def path(self) -> str:
+        return variant_path(self.image_id, self.name, self.digest)
+
+    def published(self) -> contracts.ImageVariant:
+        return contracts.ImageVariant.model_validate(self, from_attributes=True)

@@ -1,8 +1,8 @@
-"""What the other services use."""
+"""The paths for other services."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TypeAlias
 from uuid import UUID
 
 import httpx
@@ -11,16 +11,17 @@ from sqlalchemy import func, select
 
 from media.images.tasks import Resources, convert_image
 from media.models import Image
+from services.media.tests.factories import NothingIsLeft, noise, png
 from shared.ids import new_id
 from testkit.plugin import Live, TokenFactory
 
-Send = Callable[..., Awaitable[httpx.Response]]
+Send: TypeAlias = Callable[..., Awaitable[httpx.Response]]
 IMPORT = str(new_id())
 
 
 @pytest.fixture
 def send(live: Live, tokens: TokenFactory) -> Send:
-    async def send(content: Any, **query: str) -> httpx.Response:
+    async def send(content: bytes | AsyncIterator[bytes], **query: str) -> httpx.Response:
         params = {"organizer": "acme", "kind": "speaker", "name": "images/ada.png", "import_id": IMPORT} | query
         return await live.client.post(
             "/internal/images", params=params, content=content, headers=tokens.service("exports")
@@ -30,9 +31,7 @@ def send(live: Live, tokens: TokenFactory) -> Send:
 
 
 @pytest.mark.main_path
-async def test_an_imports_image_is_taken_once_however_often_it_is_sent(
-    live: Live, send: Send, png: Callable[..., bytes]
-) -> None:
+async def test_an_imported_image_sent_again_is_the_same_image(live: Live, send: Send) -> None:
     first = await send(png())
     again = await send(png())
 
@@ -48,9 +47,7 @@ async def test_an_imports_image_is_taken_once_however_often_it_is_sent(
 
 
 @pytest.mark.main_path
-async def test_of_equal_imports_at_once_one_wins_and_all_get_its_image(
-    live: Live, send: Send, png: Callable[..., bytes]
-) -> None:
+async def test_concurrent_equal_imports_get_one_image(live: Live, send: Send) -> None:
     answers = await asyncio.gather(*(send(png()) for _ in range(5)))
 
     assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 200, 201]
@@ -62,7 +59,7 @@ async def test_of_equal_imports_at_once_one_wins_and_all_get_its_image(
 
 
 async def test_a_streamed_body_is_counted_and_refused_like_a_public_upload(
-    live: Live, send: Send, nothing_is_left: Callable[[], Awaitable[None]]
+    live: Live, send: Send, nothing_is_left: NothingIsLeft
 ) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
@@ -82,8 +79,8 @@ async def test_a_streamed_body_is_counted_and_refused_like_a_public_upload(
 
 
 @pytest.mark.main_path
-async def test_states_are_told_in_the_order_asked_without_what_is_anothers(
-    live: Live, send: Send, resources: Resources, png: Callable[..., bytes], tokens: TokenFactory
+async def test_states_come_in_the_order_asked_without_other_organizers_images(
+    live: Live, send: Send, resources: Resources, tokens: TokenFactory
 ) -> None:
     ready, waiting = [(await send(png(), name=name)).json()["image_id"] for name in ("a.png", "b.png")]
     foreign = (await send(png(), organizer="rival")).json()["image_id"]
@@ -110,8 +107,8 @@ async def test_states_are_told_in_the_order_asked_without_what_is_anothers(
 
 
 @pytest.mark.main_path
-async def test_an_original_comes_back_byte_by_byte_to_its_own_organizer_only(
-    live: Live, send: Send, noise: Callable[[int], bytes], tokens: TokenFactory
+async def test_an_original_is_unchanged_and_only_for_its_organizer(
+    live: Live, send: Send, tokens: TokenFactory
 ) -> None:
     content = noise(900)
     image_id = (await send(content)).json()["image_id"]

@@ -1,8 +1,6 @@
-"""Uploading over HTTP: what is taken, what is refused, and that a refusal leaves nothing behind."""
+"""Uploads over HTTP: what is accepted, what is refused, and that a refusal leaves nothing behind."""
 
 import asyncio
-import struct
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,19 +12,12 @@ import pytest
 from sqlalchemy import func, insert, select, text, update
 
 from media.models import Image
+from services.media.tests.factories import NothingIsLeft, TemporaryFiles, Upload, noise, png, png_claiming
 from shared.storage.transit import FILES_IN_TRANSIT, TRANSIT_PATIENCE, discard_forgotten
 from testkit.plugin import Live, TokenFactory
 
-Check = Callable[[], Awaitable[None]]
+Check = NothingIsLeft
 Post = Callable[..., Awaitable[httpx.Response]]
-
-
-def png_claiming(width: int, height: int, data: bytes) -> bytes:
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(data, 9))]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in [*chunks, (b"IEND", b"")]
-    )
 
 
 def stored_files(live: Live) -> list[Path]:
@@ -34,12 +25,11 @@ def stored_files(live: Live) -> list[Path]:
 
 
 @pytest.mark.main_path
-async def test_an_upload_is_stored_and_queued_and_says_where_to_look(
+async def test_an_upload_is_stored_queued_and_readable_at_its_location(
     live: Live,
-    upload: Post,
-    png: Callable[..., bytes],
+    upload: Upload,
     tokens: TokenFactory,
-    temporary_files: Callable[[], list[Path]],
+    temporary_files: TemporaryFiles,
 ) -> None:
     content = png()
     answer = await upload(content, kind="speaker", name="../Ada & <Grace>.png")
@@ -72,7 +62,7 @@ async def test_an_upload_is_stored_and_queued_and_says_where_to_look(
 
 
 async def test_200_megapixels_in_30_kilobytes_are_refused_and_leave_nothing(
-    upload: Post, nothing_is_left: Check
+    upload: Upload, nothing_is_left: NothingIsLeft
 ) -> None:
     bomb = png_claiming(20_000, 10_000, bytes(30 << 20))
     assert len(bomb) < 40_000
@@ -94,8 +84,8 @@ async def test_200_megapixels_in_30_kilobytes_are_refused_and_leave_nothing(
         (b"\x89PNG\r\n\x1a\n broken", 422, "damaged"),
     ],
 )
-async def test_what_is_not_an_image_is_refused_with_what_is_taken_and_leaves_nothing(
-    upload: Post, nothing_is_left: Check, content: bytes, status: int, words: str
+async def test_what_is_not_an_image_is_refused_with_the_supported_formats(
+    upload: Upload, nothing_is_left: NothingIsLeft, content: bytes, status: int, words: str
 ) -> None:
     answer = await upload(content)
 
@@ -108,7 +98,7 @@ async def test_what_is_not_an_image_is_refused_with_what_is_taken_and_leaves_not
 
 
 async def test_an_image_over_the_limit_is_refused_by_its_declared_length(
-    live: Live, upload: Post, nothing_is_left: Check
+    live: Live, upload: Upload, nothing_is_left: NothingIsLeft
 ) -> None:
     answer = await upload(bytes(live.settings.max_image_size * 2))
 
@@ -117,14 +107,14 @@ async def test_an_image_over_the_limit_is_refused_by_its_declared_length(
         {
             "field": "file",
             "max_size": live.settings.max_image_size,
-            "message": "An image may have 10,485,760 bytes. Save it smaller, or as JPEG, and upload that.",
+            "message": "Images are limited to 10 MiB. Save it smaller, or as JPEG, and upload that.",
         }
     ]
     await nothing_is_left()
 
 
-async def test_an_image_over_the_limit_that_does_not_say_its_length_is_refused_while_it_comes(
-    live: Live, tokens: TokenFactory, nothing_is_left: Check
+async def test_an_image_over_the_limit_without_a_declared_length_is_refused_while_it_arrives(
+    live: Live, tokens: TokenFactory, nothing_is_left: NothingIsLeft
 ) -> None:
     sent = 0
 
@@ -146,7 +136,7 @@ async def test_an_image_over_the_limit_that_does_not_say_its_length_is_refused_w
     await nothing_is_left()
 
 
-async def test_one_byte_over_the_limit_is_one_too_many(live: Live, upload: Post, png: Callable[..., bytes]) -> None:
+async def test_the_limit_is_exact(live: Live, upload: Upload) -> None:
     small = png(20, 20)
     padding = bytes(live.settings.max_image_size - len(small))
 
@@ -167,10 +157,10 @@ async def test_one_byte_over_the_limit_is_one_too_many(live: Live, upload: Post,
         ({"content": b"junk", "headers": {"Content-Type": "multipart/form-data"}}, 422, "file"),
     ],
 )
-async def test_a_form_that_is_not_as_it_should_be_is_refused_by_field(
+async def test_an_invalid_form_is_refused_by_field(
     live: Live,
     tokens: TokenFactory,
-    nothing_is_left: Check,
+    nothing_is_left: NothingIsLeft,
     request_: dict[str, Any],
     status: int,
     field: str | None,
@@ -184,9 +174,7 @@ async def test_a_form_that_is_not_as_it_should_be_is_refused_by_field(
 
 
 @pytest.mark.main_path
-async def test_an_upload_that_is_sent_twice_with_one_key_makes_one_image(
-    live: Live, upload: Post, png: Callable[..., bytes]
-) -> None:
+async def test_an_upload_sent_twice_with_one_key_makes_one_image(live: Live, upload: Upload) -> None:
     first = await upload(png(), key="k1")
     again = await upload(png(), key="k1")
 
@@ -201,8 +189,8 @@ async def test_an_upload_that_is_sent_twice_with_one_key_makes_one_image(
         assert await session.scalar(select(func.count()).select_from(FILES_IN_TRANSIT)) == 0
 
 
-async def test_a_commit_that_fails_is_no_success_and_leaves_nothing(
-    live: Live, upload: Post, png: Callable[..., bytes], nothing_is_left: Check
+async def test_a_failed_commit_answers_500_and_leaves_nothing(
+    live: Live, upload: Upload, nothing_is_left: NothingIsLeft
 ) -> None:
     async with live.engine.begin() as connection:
         await connection.execute(
@@ -221,9 +209,7 @@ async def test_a_commit_that_fails_is_no_success_and_leaves_nothing(
     await nothing_is_left()
 
 
-async def test_an_original_that_a_killed_process_left_is_found_and_removed_after_a_day(
-    live: Live, upload: Post, png: Callable[..., bytes]
-) -> None:
+async def test_originals_of_killed_processes_are_deleted_after_a_day(live: Live, upload: Upload) -> None:
     kept = UUID((await upload(png())).json()["id"])
     await live.app.state.storage.put("originals/x/orphan", b"left", content_type="image/png")
     await live.app.state.storage.put("originals/x/fresh", b"in work", content_type="image/png")
@@ -245,23 +231,7 @@ async def test_an_original_that_a_killed_process_left_is_found_and_removed_after
 
 
 @pytest.mark.main_path
-async def test_the_list_is_the_organizers_own_newest_first_in_pages(
-    live: Live, upload: Post, png: Callable[..., bytes], tokens: TokenFactory
-) -> None:
-    ids = [(await upload(png(8, 8))).json()["id"] for _ in range(3)]
-    await upload(png(8, 8), org="rival")
-
-    first = await live.client.get("/v1/images?limit=2", headers=tokens.organizer())
-    assert [image["id"] for image in first.json()["items"]] == [ids[2], ids[1]]
-    second = await live.client.get(first.links["next"]["url"], headers=tokens.organizer())
-    assert [image["id"] for image in second.json()["items"]] == [ids[0]]
-    assert second.json()["next_cursor"] is None
-
-
-@pytest.mark.main_path
-async def test_uploads_at_once_do_not_disturb_each_other(
-    live: Live, upload: Post, noise: Callable[[int], bytes]
-) -> None:
+async def test_concurrent_uploads_are_independent(live: Live, upload: Upload) -> None:
     contents = [noise(200 + n) for n in range(12)]
     answers = await asyncio.gather(*(upload(content) for content in contents))
 

@@ -1,11 +1,14 @@
-"""Messages that the media service sends."""
+"""What other services know of media: its messages, and the kinds of images."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.envelope import Message
+
+ImageKind = Literal["event", "speaker", "sponsor", "other"]
+"""What an image shows, which decides the sizes of its variants."""
 
 
 class ImageVariant(BaseModel):

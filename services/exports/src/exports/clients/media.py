@@ -1,16 +1,15 @@
 """Calls to the media service."""
 
 from collections.abc import AsyncIterable, Callable, Sequence
-from typing import IO, Literal
+from typing import IO
 from uuid import UUID
 
 from pydantic import BaseModel
 
 from exports.clients.calls import PeerServices, call
+from shared.contracts.media import ImageKind
 
 STATES_AT_ONCE = 500
-
-ImageKind = Literal["event", "speaker", "sponsor", "other"]
 
 
 class ImageState(BaseModel):

@@ -7,7 +7,7 @@ from uuid import UUID
 from exports.archive import shapes
 from exports.archive.reader import ImageMember, Repair
 from exports.archive.shapes import Shape
-from exports.clients.media import ImageKind
+from shared.contracts.media import ImageKind
 from shared.contracts.programme import Programme, Record
 from shared.storage import organizer_folder
 

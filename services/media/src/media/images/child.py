@@ -1,6 +1,6 @@
-"""What runs in a decoding child around the work itself: limits, and an end when the service ends.
+"""What a decoding child does around its work: set limits, and end when the service ends.
 
-Imported by children: standard library only.
+Children import it: standard library only.
 """
 
 import ctypes
@@ -14,9 +14,10 @@ from collections.abc import Callable
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 _PR_SET_PDEATHSIG = 1
 _MAX_FILE_SIZE = 64 << 20
@@ -24,10 +25,10 @@ _MAX_OPEN_FILES = 64
 
 
 class DecodingProcess(ForkServerProcess):
-    """A child that does not import the program's main module again.
+    """A child that does not import the program's main module.
 
-    multiprocessing repeats that import in every child, for functions defined in it. Here it would load the whole
-    service into each of them (60 MB and seconds), so for the moment of starting, main is an empty module.
+    multiprocessing imports it in every child, for functions defined there, and would so load the whole service.
+    While the child starts, main is an empty module.
     """
 
     def start(self) -> None:
@@ -39,20 +40,20 @@ class DecodingProcess(ForkServerProcess):
             sys.modules["__main__"] = main
 
 
-def run_within(memory: int, cpu_seconds: int, function: Callable[..., T], args: tuple[Any, ...]) -> T:
-    """Calls the function in this process, once: the process is limited for good.
+def run_within(memory: int, cpu_seconds: int, function: Callable[[*Args], T], args: tuple[*Args]) -> T:
+    """Limit this process for good, then call the function.
 
-    ``memory`` is bytes of address space; a process that uses more than ``cpu_seconds`` is ended by the kernel. The
-    limits are against costly images. Against a decoder that is taken over the boundary is the container: a process
-    of the same user can always read what that user may.
+    ``memory`` is bytes of address space; the kernel ends a process that uses more than ``cpu_seconds``. The limits
+    guard against costly images. Against an exploited decoder the boundary is the container, as a process may read
+    whatever its user may.
     """
-    # At once, also in the middle of a decoder's loop where Python's handlers do not run; nothing is to be tidied.
+    # End at once, even inside a decoder's loop where Python's handlers do not run.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.setsid()  # a signal for the service's process group is not for work that it wants to finish first
-    # The fork server is the parent; if it is killed, nobody would know of this process any more.
+    os.setsid()  # signals to the service's process group must not interrupt work that it finishes first
+    # The fork server is the parent; without it nobody would end this process.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_service, daemon=True).start()
-    os.environ.clear()  # credentials are not needed here
+    os.environ.clear()  # the decoder needs no credentials
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_SIZE, _MAX_FILE_SIZE))

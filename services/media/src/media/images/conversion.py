@@ -1,7 +1,4 @@
-"""Decodes an uploaded image and writes its JPEG variants. Runs only in a child process of ``sandbox``.
-
-Imports nothing of ``shared``: see ``headers``.
-"""
+"""Decode an uploaded image and write its JPEG variants; runs only in a child process of ``sandbox``."""
 
 import hashlib
 import io
@@ -15,17 +12,25 @@ from typing import IO
 from PIL import ExifTags, Image, ImageChops, ImageCms, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 from PIL import WebPImagePlugin as _  # noqa: F401 - registers the format, which `preinit` leaves out
 
-from media.images.headers import MAX_PIXELS, TAKEN, Inspection, Refused, read_header, refuse_too_many_pixels
+from media.images.headers import (
+    MAX_PIXELS,
+    WAY_OUT,
+    ImageHeader,
+    ImageUnreadable,
+    read_header,
+    refuse_too_many_pixels,
+)
 from media.images.sizes import QUALITY, Variant
+from shared.problems import Problem
 
 # The fork server has imported this module, so its children find Pillow's plugins loaded.
 Image.preinit()
 _WHITE = (255, 255, 255)
 
-# The largest published printing profiles have some 2.5 MB.
+# Above the largest published printing profiles.
 _MAX_PROFILE_SIZE = 4 << 20
 
-_TURNS = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,7 +44,7 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 
 @dataclass(frozen=True)
 class Converted:
-    """One JPEG on disk; ``size`` in bytes, ``sha256`` in hexadecimal."""
+    """A JPEG on disk; ``size`` in bytes, ``sha256`` in hexadecimal."""
 
     name: str
     path: Path
@@ -50,11 +55,11 @@ class Converted:
 
 
 def convert(path: Path, out_dir: Path, variants: Sequence[Variant], quality: int = QUALITY) -> list[Converted]:
-    """Writes ``<out_dir>/<variant name>.jpg`` for each variant, in their order, from one decoding of the image.
+    """Decode the image once and write ``<out_dir>/<variant name>.jpg`` for each variant, in their order.
 
-    Of an animation the first frame is taken. Orientation is applied, colours become sRGB, transparency becomes
-    white; nothing but pixels survives. Existing files are overwritten, so it may be run again. Raises ``Refused``
-    when the image is damaged, of another format, or has too many pixels.
+    Uses the first frame of an animation, applies the orientation, converts to sRGB on white and keeps nothing but
+    pixels. Overwrites existing files, so it may run again. Raises what ``read_header`` raises, and
+    ``ImageUnreadable`` when the image is damaged or of another format than its header says.
     """
     header = read_header(path)
     with path.open("rb") as file, warnings.catch_warnings():
@@ -63,29 +68,30 @@ def convert(path: Path, out_dir: Path, variants: Sequence[Variant], quality: int
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS
         try:
             pictures = _pictures(file, header, variants)
-        except (Refused, MemoryError):
+        except (Problem, MemoryError):
             raise
         except Exception as error:
             # Decoders raise nearly anything on damaged data: OSError, SyntaxError, ValueError, struct.error, ...
             reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-            detail = f"The {header.format} file is damaged or cut off and can't be decoded{reason}. {TAKEN}"
-            raise Refused("not-an-image", detail) from error
+            raise ImageUnreadable(
+                f"The {header.format} file is damaged or cut off and cannot be decoded{reason}. {WAY_OUT}"
+            ) from error
     return [_save(picture, variant, out_dir, quality) for picture, variant in zip(pictures, variants, strict=True)]
 
 
-def _pictures(file: IO[bytes], header: Inspection, variants: Sequence[Variant]) -> list[Image.Image]:
+def _pictures(file: IO[bytes], header: ImageHeader, variants: Sequence[Variant]) -> list[Image.Image]:
     image: Image.Image = Image.open(file, formats=(header.format,))
-    # MPO is what phones and 3D cameras call a JPEG with further pictures behind the first.
+    # MPO is a JPEG with further pictures behind the first, from phones and 3D cameras.
     if image.format != header.format and (image.format, header.format) != ("MPO", "JPEG"):
-        raise Refused("not-an-image", f"The file starts like a {header.format} but is a {image.format}. {TAKEN}")
+        raise ImageUnreadable(f"The file starts like a {header.format} but is a {image.format}. {WAY_OUT}")
     refuse_too_many_pixels(*image.size)
     width, height = image.size
 
-    # All variants come from one picture that is no smaller than any of them; only that one is made from the full
-    # pixels, and orientation and colour profile, which need no more, are applied to it instead of to the original.
+    # All variants come from one picture at least as large as any of them, so orientation and color profile are
+    # applied to that instead of to the full pixels.
     widest, highest = max(variant.width for variant in variants), max(variant.height for variant in variants)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
-        # Decodes at 1/2, 1/4 or 1/8 of the size where that is still twice what is wanted.
+        # Decode at 1/2, 1/4 or 1/8 of the size where that is still twice what is needed.
         side = max(widest, highest)
         wanted = _fitting((width, height), side, side)
         image.draft(None, (2 * wanted[0], 2 * wanted[1]))
@@ -94,7 +100,7 @@ def _pictures(file: IO[bytes], header: Inspection, variants: Sequence[Variant]) 
         and image.tile[0].args == "RGB;16B"
         and (key := image.info.get("transparency"))
     ):
-        image.info["transparency"] = tuple(part >> 8 for part in key)  # Pillow does so to the pixels only
+        image.info["transparency"] = tuple(part >> 8 for part in key)  # Pillow scales only the pixels
     image.load()
     orientation = _orientation(image)
     profile = image.info.get("icc_profile")
@@ -103,8 +109,8 @@ def _pictures(file: IO[bytes], header: Inspection, variants: Sequence[Variant]) 
     image = _without_alpha(image)
     image = _resized(image, fitted[::-1] if orientation in _SIDEWAYS else fitted)
     image = _to_srgb(image, profile)
-    if orientation in _TURNS:
-        image = image.transpose(_TURNS[orientation])
+    if orientation in _TRANSPOSES:
+        image = image.transpose(_TRANSPOSES[orientation])
     return [_cleaned(image, _fitting(upright, variant.width, variant.height)) for variant in variants]
 
 
@@ -118,7 +124,7 @@ def _fitting(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    with suppress(Exception):  # damaged EXIF costs the orientation, not the picture
+    with suppress(Exception):  # damaged EXIF loses the orientation, not the picture
         value = image.getexif().get(ExifTags.Base.Orientation)
         if isinstance(value, int):
             return value
@@ -126,7 +132,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
-    """The image on white in L, RGB or CMYK. Before any resizing: transparent pixels hold colours nobody saw."""
+    """Return the image on white in L, RGB or CMYK. Call before resizing: transparent pixels have hidden colors."""
     if image.mode.startswith("I"):
         return _scaled_to_8_bits(image, image.info.get("transparency"))
     if image.has_transparency_data:
@@ -136,7 +142,7 @@ def _without_alpha(image: Image.Image) -> Image.Image:
 
 
 def _scaled_to_8_bits(image: Image.Image, key: object) -> Image.Image:
-    """Grey of 16 bits, scaled: Pillow's own conversion clips, and anything above 255 would be white."""
+    """Scale 16 bits of grey to 8; Pillow's own conversion clips, so values above 255 would be white."""
     grey = image.convert("I").point([round(value / 257) for value in range(1 << 16)], "L")
     if isinstance(key, int):
         grey.paste(255, mask=image.convert("I").point([255 * (value == key) for value in range(1 << 16)], "L"))
@@ -144,8 +150,8 @@ def _scaled_to_8_bits(image: Image.Image, key: object) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
-    # The colour library has had its own memory errors (CVE-2024-28219, CVE-2026-59205): it gets profiles of the
-    # image's own colour space only, and a profile it can't use is left out. CMYK without one is converted plainly.
+    # The color library had memory errors of its own (CVE-2024-28219, CVE-2026-59205), so it gets only profiles of
+    # the image's own color space. A profile it cannot use is ignored.
     if isinstance(profile, bytes) and len(profile) <= _MAX_PROFILE_SIZE and image.mode in ("RGB", "CMYK"):
         with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -159,15 +165,14 @@ def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
 
 
 def _cleaned(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A new image of the pixels alone: saving keeps a comment, and converting keeps profile, EXIF and texts."""
+    """Copy the pixels into a new image: saving keeps comments, and converting keeps profile, EXIF and texts."""
     clean = Image.new("RGB", size)
     clean.paste(_resized(image, size))
     return clean
 
 
 def _save(picture: Image.Image, variant: Variant, out_dir: Path, quality: int) -> Converted:
-    # On 319 pictures of two real events `optimize` saves 5 % of the bytes; progressive saves 1.4 % more and makes
-    # encoding take 2.8 times as long.
+    # Progressive would save little more and take much longer to encode.
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=quality, optimize=True, subsampling="4:2:0")
     content = data.getvalue()

@@ -1,13 +1,8 @@
-"""What a file's first bytes say: its format and how many pixels it claims.
+"""Read an upload's format and size in pixels from its first bytes, without Pillow.
 
-Read without Pillow, because this runs in the api process and nothing there can be stopped. Measured with Pillow 13:
-``Image.open`` alone, which decodes no pixel, spends 8 to 15 seconds of processor time under the GIL on 10 MiB of
-fill bytes or comments in a JPEG, or of empty chunks in a PNG. Here every format costs a fixed number of small
-reads.
-
-Imported by the decoding children too: standard library only (``shared.problems`` would bring FastAPI and SQLAlchemy
-along, 60 MB and a second per child). That is why refusals start here as a plain ``Refused``;
-``inspection.as_problem`` makes the problem document's exception of it.
+Runs in the api process, where nothing can be stopped: Pillow's ``Image.open`` may take seconds of processor time
+for a crafted header, while every format here takes a fixed number of small reads. Decoding children import this
+module too: standard library and ``shared.problems`` only.
 """
 
 import re
@@ -15,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from shared.problems import Problem
+
 ImageFormat = Literal["PNG", "JPEG", "WEBP", "GIF"]
 
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 12_000
 
-TAKEN = "Upload a PNG, JPEG, WebP or GIF file."
+WAY_OUT = "Upload a PNG, JPEG, WebP or GIF file."
 
 _OTHER_FORMATS: tuple[tuple[str, bytes], ...] = (
     ("SVG", rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*|<!--.*|<!DOCTYPE.*)?<svg[\s>]"),
@@ -36,7 +33,7 @@ _OTHER_FORMATS: tuple[tuple[str, bytes], ...] = (
     ("JPEG XL", rb"\xff\x0a|\x00\x00\x00\x0cJXL "),
 )
 
-# A photo of 10 MiB with colour profile, thumbnails and extended XMP in 64 KiB pieces has some 170 segments.
+# Far more than a large photo with color profile, thumbnails and extended XMP has.
 _MAX_JPEG_SEGMENTS = 1000
 _MAX_JPEG_FILL = 4096
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -44,44 +41,66 @@ _JPEG_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})
 _JPEG_START_OF_SCAN, _JPEG_END = 0xDA, 0xD9
 
 
-class Refused(Exception):
-    """The image is refused: ``code`` is one of ``inspection.REFUSALS``, ``detail`` is for the API's user."""
+class _ImageRefused(Problem):
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, field="file")
 
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(code, detail)
-        self.code = code
-        self.detail = detail
+
+class ImageUnreadable(_ImageRefused):
+    status = 422
+    code = "not-an-image"
+    title = "Unreadable image"
+
+
+class ImageTooManyPixels(_ImageRefused):
+    status = 422
+    code = "image-too-large"
+    title = "Too many pixels"
+
+
+class ImageFormatRefused(_ImageRefused):
+    status = 415
+    code = "image-format-refused"
+    title = "Unsupported image format"
+
+
+class ImageTooCostly(_ImageRefused):
+    """Decoding took too much time or memory, or ended the decoder's process."""
+
+    status = 422
+    code = "image-too-costly"
+    title = "Image too costly to decode"
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """Width and height are as stored, before the EXIF orientation is applied."""
+class ImageHeader:
+    """Width and height in pixels as stored, before the EXIF orientation is applied."""
 
     format: ImageFormat
     width: int
     height: int
 
 
-def read_header(path: Path) -> Inspection:
-    """Format and size of the image at ``path``; raises ``Refused`` for what is not taken or has too many pixels.
+def read_header(path: Path) -> ImageHeader:
+    """Read some kilobytes of the file; call it in a thread.
 
-    A file that passes may still turn out to be damaged when it is decoded.
+    Raises ``ImageUnreadable``, ``ImageFormatRefused`` or ``ImageTooManyPixels``. Only decoding finds damage further
+    on.
     """
     with path.open("rb") as file:
         start = file.read(1024)
         found, size = _format_and_size(file, start)
     if size is None or 0 in size:
-        raise Refused("not-an-image", f"The file starts like a {found} but its header is damaged. {TAKEN}")
+        raise ImageUnreadable(f"The file starts like a {found} but its header is damaged. {WAY_OUT}")
     refuse_too_many_pixels(*size)
-    return Inspection(found, *size)
+    return ImageHeader(found, *size)
 
 
 def refuse_too_many_pixels(width: int, height: int) -> None:
     if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
-        raise Refused(
-            "image-too-large",
-            f"The image has {width} × {height} pixels. At most {MAX_PIXELS // 1_000_000} megapixels and "
-            f"{MAX_SIDE} pixels a side are taken: scale it down and upload it again.",
+        raise ImageTooManyPixels(
+            f"The image has {width} × {height} pixels. Images are limited to {MAX_PIXELS // 1_000_000} megapixels "
+            f"and {MAX_SIDE} pixels a side: scale it down and upload it again."
         )
 
 
@@ -95,11 +114,11 @@ def _format_and_size(file: IO[bytes], start: bytes) -> tuple[ImageFormat, tuple[
     if start.startswith((b"GIF87a", b"GIF89a")):
         return "GIF", _little(start, 6, 8, 10)
     if not start:
-        raise Refused("not-an-image", f"The file is empty. {TAKEN}")
+        raise ImageUnreadable(f"The file is empty. {WAY_OUT}")
     for name, pattern in _OTHER_FORMATS:
         if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
-            raise Refused("image-format-refused", f"The file is {name}, which is not taken. {TAKEN}")
-    raise Refused("not-an-image", f"The file is not an image. {TAKEN}")
+            raise ImageFormatRefused(f"The file is {name}, which is not supported. {WAY_OUT}")
+    raise ImageUnreadable(f"The file is not an image. {WAY_OUT}")
 
 
 def _little(start: bytes, width_at: int, height_at: int, end: int) -> tuple[int, int] | None:
@@ -134,7 +153,7 @@ def _jpeg_size(file: IO[bytes]) -> tuple[int, int] | None:
     for _ in range(_MAX_JPEG_SEGMENTS):
         marker = 0
         in_marker = False
-        while marker in (0, 0xFF):  # bytes between segments, which decoders skip as well
+        while marker in (0, 0xFF):  # bytes between segments, which decoders skip too
             byte = file.read(1)
             fill += 1
             if not byte or fill > _MAX_JPEG_FILL:

@@ -1,4 +1,4 @@
-"""Paths for other services: imports put images in, exports take originals out."""
+"""Paths for other services: imports upload images, exports fetch originals."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -8,14 +8,13 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from media.access import SettingsDep
 from media.images import service, uploads
-from media.images.router import COUNTED_BY_US, SettingsDep
-from media.images.rules import STATES
 from media.images.schemas import ImageState, ImageStates, ImportedImage, Organizer, StatesQuery
-from media.images.sizes import ImageKind
-from media.models import Image
 from shared.auth.access import service_only
+from shared.contracts.media import ImageKind
 from shared.http.dependencies import FilesInTransitDep, SessionDep, SessionsDep, StorageDep
+from shared.http.uploads import UNLIMITED_BODY
 from shared.texts import Storable
 
 router = APIRouter(
@@ -27,13 +26,12 @@ Name = Annotated[str, Query(min_length=1, max_length=400), Storable]
 
 @router.post(
     "",
-    summary="Put in an image of an import",
-    description="The body is the file. The same organizer, import and name again are answered with the image they "
-    "have made, with 200.",
+    summary="Upload an image of an import",
+    description="The body is the file. Equal organizer, import and name again return the existing image with 200.",
     status_code=201,
     response_model=ImportedImage,
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
-    max_body_size=COUNTED_BY_US,
+    max_body_size=UNLIMITED_BODY,
 )
 async def import_image(
     request: Request,
@@ -47,18 +45,18 @@ async def import_image(
     kind: ImageKind = "event",
     import_id: UUID | None = None,
 ) -> ImportedImage:
-    async with sessions() as before:  # no connection is held while the body comes in
+    async with sessions() as before:  # holds no connection while the body arrives
         known = await service.find_imported(before, organizer, import_id, name)
     if known is not None:
         await uploads.read_to_end(request, max_size=settings.max_image_size)
         response.status_code = 200
-        return _imported(known)
+        return ImportedImage.of(known)
     async with uploads.from_body(request, name=name, max_size=settings.max_image_size) as upload:
         image = await service.store_original(files, upload, organizer=organizer, kind=kind, import_id=import_id)
     added = await service.add_imported_image(session, files, image, queue=service.job_queue(settings))
     if added is not image:
         response.status_code = 200
-    return _imported(added)
+    return ImportedImage.of(added)
 
 
 @router.post("/states", summary="Read the states of images")
@@ -67,7 +65,7 @@ async def read_states(query: StatesQuery, session: SessionDep) -> ImageStates:
     return ImageStates(images=[ImageState.of(image) for image in images])
 
 
-@router.get("/{image_id}/original", summary="Fetch what was uploaded", response_class=Response)
+@router.get("/{image_id}/original", summary="Fetch the uploaded file", response_class=Response)
 async def fetch_original(
     image_id: UUID, organizer: Annotated[Organizer, Query()], session: SessionDep, storage: StorageDep
 ) -> Response:
@@ -84,7 +82,3 @@ async def fetch_original(
         media_type=f"image/{image.format.lower()}",
         headers={"Content-Length": str(size), "Cache-Control": "private, no-store"},
     )
-
-
-def _imported(image: Image) -> ImportedImage:
-    return ImportedImage.model_validate({"image_id": image.id, "state": STATES[image.state]})

@@ -1,74 +1,49 @@
 """The public paths of images."""
 
 from contextlib import aclosing
-from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from media.access import ImageReader, ImageWriter, SettingsDep
 from media.images import repository, service, uploads
 from media.images.rules import name_and_digest, variant_key
 from media.images.schemas import ImageRead, etag
 from media.images.sizes import VARIANTS
-from media.settings import MediaSettings
-from shared.auth.access import PUBLIC, requires
-from shared.auth.verify import OrganizerPrincipal
-from shared.http.dependencies import FilesInTransitDep, IfNoneMatch, SessionDep, StorageDep, state
+from shared.auth.access import PUBLIC
+from shared.http.dependencies import FilesInTransitDep, IfNoneMatch, SessionDep, StorageDep
 from shared.http.etags import etag_headers, etag_of, is_not_modified
 from shared.http.idempotency import IdempotentDep
 from shared.http.pagination import Page, PageDep, set_next_link
 from shared.http.responses import conditional_response, created
+from shared.http.uploads import UNLIMITED_BODY, form_of
 from shared.problems import NotFound
 from shared.storage import FileNotStored
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
-Reader = Annotated[OrganizerPrincipal, Depends(requires("media:read"))]
-SettingsDep = Annotated[MediaSettings, Depends(state("settings"))]
-Writer = Annotated[OrganizerPrincipal, Depends(requires("media:write"))]
-
-# Uploads are counted where they are read: the framework's own refusal names neither the field nor the limit.
-COUNTED_BY_US = 1 << 40
-
-_FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP or GIF."},
-                        "kind": {
-                            "type": "string",
-                            "enum": list(VARIANTS),
-                            "default": "event",
-                            "description": "What it shows; it decides the sizes of the variants.",
-                        },
-                    },
-                }
-            }
-        },
-    }
+_KIND = {
+    "type": "string",
+    "enum": list(VARIANTS),
+    "default": "event",
+    "description": "What the image shows, which decides the sizes of its variants.",
 }
 
 
 @router.post(
     "",
     summary="Upload an image",
-    description="Its header is checked at once; the variants are made in the background. Follow `Location` until "
-    "the state is `ready` or `rejected`.",
+    description="The header is checked at once, and a job makes the variants. Poll `Location` until the state is "
+    "`ready` or `rejected`.",
     status_code=202,
     response_model=ImageRead,
-    openapi_extra=_FORM,
-    max_body_size=COUNTED_BY_US,
+    openapi_extra=form_of("PNG, JPEG, WebP or GIF.", {"kind": _KIND}),
+    max_body_size=UNLIMITED_BODY,
 )
 async def upload_image(
     request: Request,
     files: FilesInTransitDep,
-    principal: Writer,
+    principal: ImageWriter,
     session: SessionDep,
     idempotent: IdempotentDep,
     settings: SettingsDep,
@@ -92,7 +67,7 @@ async def upload_image(
 async def list_images(
     request: Request,
     response: Response,
-    principal: Reader,
+    principal: ImageReader,
     session: SessionDep,
     page: PageDep,
     settings: SettingsDep,
@@ -105,7 +80,7 @@ async def list_images(
 @router.get("/{image_id}", summary="Read an image's state and variants", response_model=ImageRead)
 async def read_image(
     image_id: UUID,
-    principal: Reader,
+    principal: ImageReader,
     session: SessionDep,
     settings: SettingsDep,
     if_none_match: IfNoneMatch = None,
@@ -119,10 +94,12 @@ async def read_image(
 @router.get(
     "/{image_id}/{file_name}",
     summary="Fetch a variant",
-    description="The address holds a digest of the content: it is a secret until somebody shows it, and what it "
-    "leads to never changes.",
+    description="The path contains a digest of the content, so it cannot be guessed and its content never changes.",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}, "description": "The JPEG"}, 304: {"description": "Known"}},
+    responses={
+        200: {"content": {"image/jpeg": {}}, "description": "The JPEG"},
+        304: {"description": "Not modified"},
+    },
     dependencies=[Depends(PUBLIC)],
 )
 async def fetch_variant(
@@ -130,7 +107,7 @@ async def fetch_variant(
 ) -> Response:
     named = name_and_digest(file_name)
     if named is None:
-        raise _no_such_variant()
+        raise _no_variant()
     key = variant_key(image_id, *named)
     tag = etag_of(named[1])
     headers = {
@@ -138,7 +115,7 @@ async def fetch_variant(
         "Cache-Control": "public, max-age=31536000, immutable",
         "Content-Disposition": "inline",
         "Content-Security-Policy": "default-src 'none'; sandbox",
-        # Organizers show pictures on pages of their own.
+        # Organizers embed images in pages of their own.
         "Cross-Origin-Resource-Policy": "cross-origin",
         "X-Content-Type-Options": "nosniff",
     }
@@ -149,14 +126,13 @@ async def fetch_variant(
         if request.method == "HEAD":
             headers["Content-Length"] = str(await storage.size(key))
             return Response(headers=headers, media_type="image/jpeg")
-        # Whole, because the sizes of variants bound it to some hundred KB, and that is one call to the storage
-        # where asking for the length first would be two.
+        # Variants are small, and reading one whole takes a single call to the storage.
         async with aclosing(storage.read(key)) as chunks:
             content = b"".join([chunk async for chunk in chunks])
     except FileNotStored as error:
-        raise _no_such_variant() from error
+        raise _no_variant() from error
     return Response(content, headers=headers, media_type="image/jpeg")
 
 
-def _no_such_variant() -> NotFound:
-    return NotFound("There is no image at this address. Read the image for the addresses of its variants.")
+def _no_variant() -> NotFound:
+    return NotFound("There is no variant at this path. Read the image for the URLs of its variants.")

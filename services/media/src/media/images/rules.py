@@ -1,15 +1,15 @@
-"""Where an image's files are kept and served. Keys and paths are made of ids and digests, never of users' words."""
+"""Where an image's files are stored and served: keys and paths of ids and digests, never of users' words."""
 
 import re
 from uuid import UUID
 
-from shared.storage import organizer_folder
+from shared.storage.keys import organizer_folder
 
 DIGEST_LENGTH = 16
 
 _VARIANT_FILE = re.compile(r"([a-z]{1,32})-([0-9a-f]{16})\.jpg")
 
-# A job's state → the word the API has for it.
+# The API's word for each state of the job.
 STATES = {"queued": "received", "running": "processing", "done": "ready", "failed": "rejected"}
 
 
@@ -18,7 +18,7 @@ def original_key(organizer: str, image_id: UUID) -> str:
 
 
 def variant_key(image_id: UUID, name: str, digest: str) -> str:
-    """Follows from the public path alone, so serving it takes no query; the same bytes have the same key again."""
+    """Follows from the public path, so serving needs no query; equal bytes get an equal key."""
     return f"variants/{image_id}/{name}-{digest}.jpg"
 
 
@@ -27,6 +27,6 @@ def variant_path(image_id: UUID, name: str, digest: str) -> str:
 
 
 def name_and_digest(file_name: str) -> tuple[str, str] | None:
-    """Of the last part of a variant's path; None when it is not one."""
+    """Parse the last part of a variant's path; None when it is not one."""
     match = _VARIANT_FILE.fullmatch(file_name)
     return (match[1], match[2]) if match else None

@@ -1,4 +1,4 @@
-"""What the API shows of images, and takes."""
+"""What the API returns of images and accepts."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -6,9 +6,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from media.images.rules import STATES, variant_path
-from media.images.sizes import ImageKind
+from media.images.rules import STATES
 from media.models import Image
+from shared.contracts.media import ImageKind, ImageVariant
 from shared.contracts.problem import ProblemDocument
 from shared.http.etags import etag_of
 from shared.texts import Storable
@@ -18,16 +18,16 @@ Organizer = Annotated[str, Field(min_length=1, max_length=200), Storable]
 
 
 class OriginalRead(BaseModel):
-    """What was uploaded: pixels as stored in the file, bytes."""
+    """The uploaded file."""
 
-    width: int
-    height: int
-    size: int
+    width: int = Field(description="Pixels, as stored in the file.")
+    height: int = Field(description="Pixels, as stored in the file.")
+    size: int = Field(description="Bytes.")
     format: str
 
 
 class VariantRead(BaseModel):
-    """A JPEG. Its address needs no token and never changes its content; whoever has it may fetch it."""
+    """A JPEG. Its URL needs no token and its content never changes."""
 
     name: str
     url: str
@@ -39,14 +39,14 @@ class VariantRead(BaseModel):
 class ImageRead(BaseModel):
     id: UUID
     kind: ImageKind
-    name: str = Field(description="What the uploader called the file.")
+    name: str = Field(description="The sender's file name.")
     state: State
     original: OriginalRead
     variants: list[VariantRead] = Field(description="Empty until the state is `ready`.")
     saved_bytes: int | None = Field(
-        description="The original's size less that of the largest variant, once the state is `ready`."
+        description="The original's size minus that of the largest variant, once the state is `ready`."
     )
-    error: ProblemDocument | None = Field(description="Why it was rejected, and the way out.")
+    error: ProblemDocument | None = Field(description="Why the image was rejected, and the way out.")
     created_at: datetime
 
     @classmethod
@@ -54,7 +54,7 @@ class ImageRead(BaseModel):
         variants = [
             VariantRead(
                 name=variant.name,
-                url=f"{public_url}{variant_path(image.id, variant.name, variant.digest)}",
+                url=f"{public_url.rstrip('/')}{variant.path}",
                 width=variant.width,
                 height=variant.height,
                 size=variant.size,
@@ -79,13 +79,17 @@ class ImageRead(BaseModel):
 
 
 def etag(image: Image) -> str:
-    """The state is in it because a job changes its state without a new version."""
+    """Return the image's tag; it contains the state because a job changes that without a new version."""
     return etag_of(f"{image.version}-{STATES[image.state]}")
 
 
 class ImportedImage(BaseModel):
     image_id: UUID
     state: State
+
+    @classmethod
+    def of(cls, image: Image) -> "ImportedImage":
+        return cls.model_validate({"image_id": image.id, "state": STATES[image.state]})
 
 
 class StatesQuery(BaseModel):
@@ -95,21 +99,13 @@ class StatesQuery(BaseModel):
     image_ids: list[UUID] = Field(max_length=500)
 
 
-class VariantPath(BaseModel):
-    name: str
-    path: str = Field(description="Below the gateway's address.")
-    width: int
-    height: int
-    size: int
-
-
 class ImageState(BaseModel):
     """``format`` is that of the original: PNG, JPEG, WEBP or GIF."""
 
     image_id: UUID
     state: State
     format: str
-    variants: list[VariantPath]
+    variants: list[ImageVariant]
 
     @classmethod
     def of(cls, image: Image) -> "ImageState":
@@ -118,25 +114,12 @@ class ImageState(BaseModel):
                 "image_id": image.id,
                 "state": STATES[image.state],
                 "format": image.format,
-                "variants": variant_paths(image),
+                "variants": [variant.published() for variant in image.variants],
             }
         )
 
 
 class ImageStates(BaseModel):
-    """In the order asked for; ids that are not this organizer's images are left out."""
+    """In the order of the query, without ids that are not this organizer's images."""
 
     images: list[ImageState]
-
-
-def variant_paths(image: Image) -> list[VariantPath]:
-    return [
-        VariantPath(
-            name=variant.name,
-            path=variant_path(image.id, variant.name, variant.digest),
-            width=variant.width,
-            height=variant.height,
-            size=variant.size,
-        )
-        for variant in image.variants
-    ]

@@ -1,23 +1,34 @@
 """Use cases of images."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from media.images import repository
+from media.images.headers import ImageHeader
 from media.images.rules import original_key
-from media.images.sizes import ImageKind
-from media.images.uploads import ImageUpload
 from media.models import Image
+from shared.contracts.media import ImageKind
 from shared.ids import new_id
 from shared.jobs.rows import enqueue
 from shared.problems import NotFound
 from shared.settings import Settings
+from shared.storage.files import Upload
 from shared.storage.transit import FilesInTransit
 
 CONVERT_IMAGE = "media.convert_image"
+
+
+@dataclass(frozen=True)
+class ImageUpload:
+    """A received file that starts like an image; ``name`` is the sender's."""
+
+    file: Upload
+    name: str
+    header: ImageHeader
 
 
 def job_queue(settings: Settings) -> str:
@@ -27,18 +38,19 @@ def job_queue(settings: Settings) -> str:
 async def store_original(
     files: FilesInTransit, upload: ImageUpload, *, organizer: str, kind: ImageKind, import_id: UUID | None = None
 ) -> Image:
-    """The upload's image, whose original is stored; it becomes one by ``add_image``."""
+    """Store the file and return its image, to be added with ``add_image``."""
     image_id = new_id()
+    header = upload.header
     key = original_key(organizer, image_id)
-    stored = await files.store(key, upload.upload.chunks(), content_type=f"image/{upload.header.format.lower()}")
+    stored = await files.store(key, upload.file.chunks(), content_type=f"image/{header.format.lower()}")
     return Image(
         id=image_id,
         organizer=organizer,
         kind=kind,
         name=upload.name,
-        format=upload.header.format,
-        width=upload.header.width,
-        height=upload.header.height,
+        format=header.format,
+        width=header.width,
+        height=header.height,
         size=stored.size,
         sha256=stored.sha256,
         original_key=key,
@@ -48,20 +60,20 @@ async def store_original(
 
 
 async def add_image(session: AsyncSession, files: FilesInTransit, image: Image, *, queue: str) -> None:
-    """Adds it with the job that converts it."""
+    """Add the image with the job that converts it."""
     await enqueue(session, image, actor=CONVERT_IMAGE, queue=queue)
     await files.keep(session, image.original_key)
 
 
 async def find_imported(session: AsyncSession, organizer: str, import_id: UUID | None, name: str) -> Image | None:
-    """The image that an earlier, equal call has made."""
+    """Return the image that an earlier, equal call added."""
     if import_id is None:
         return None
     return await repository.find_imported(session, organizer, import_id, name)
 
 
 async def add_imported_image(session: AsyncSession, files: FilesInTransit, image: Image, *, queue: str) -> Image:
-    """Adds it, unless an equal call that runs at the same time has won; then the image of that one."""
+    """Add the image, or return the one that a concurrent, equal call has added."""
     try:
         async with session.begin_nested():
             await add_image(session, files, image, queue=queue)
@@ -74,7 +86,7 @@ async def add_imported_image(session: AsyncSession, files: FilesInTransit, image
 
 
 async def get_image(session: AsyncSession, image_id: UUID, organizer: str) -> Image:
-    """Raises ``NotFound``."""
+    """Raise ``NotFound`` also for another organizer's image."""
     image = await repository.find(session, image_id, organizer)
     if image is None:
         raise NotFound(f"There is no image {image_id}.")
@@ -82,6 +94,6 @@ async def get_image(session: AsyncSession, image_id: UUID, organizer: str) -> Im
 
 
 async def images_in_order(session: AsyncSession, organizer: str, image_ids: Sequence[UUID]) -> list[Image]:
-    """Without those that are not the organizer's."""
+    """Return the images in the order of their ids, without those that are not the organizer's."""
     images = {image.id: image for image in await repository.find_all(session, organizer, image_ids)}
     return [images[image_id] for image_id in dict.fromkeys(image_ids) if image_id in images]

@@ -1,4 +1,4 @@
-"""The job of an image: makes its variants, stores them, and says so."""
+"""The job of an image: make its variants, store them and publish a message."""
 
 import shutil
 import tempfile
@@ -13,14 +13,13 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from media.images.conversion import Converted, convert
-from media.images.rules import DIGEST_LENGTH, variant_key, variant_path
+from media.images.rules import DIGEST_LENGTH, variant_key
 from media.images.sandbox import Sandbox
 from media.images.service import CONVERT_IMAGE
 from media.images.sizes import VARIANTS
 from media.models import Image, ImageVariant
 from media.settings import MediaSettings
 from shared.contracts.media import ImageProcessedV1
-from shared.contracts.media import ImageVariant as VariantOfMessage
 from shared.database.engine import Sessions
 from shared.jobs.attempts import claim
 from shared.jobs.worker import open_database
@@ -33,7 +32,7 @@ from shared.telemetry.metrics import JOB_BYTES
 log = get_logger(__name__)
 
 FOLDER_PREFIX = "rostrum-media-"
-LEFT_BEHIND_AFTER = 24 * 3600.0
+ABANDONED_AFTER = 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(settings: MediaSettings) -> AsyncIterator[Resources]:
-    await in_thread(_remove_what_killed_workers_left)
+    await in_thread(_remove_abandoned_folders)
     async with open_database(settings) as (engine, sessions), open_storage(settings) as storage:
         sandbox = Sandbox(workers=settings.conversions_at_once)
         try:
@@ -56,7 +55,7 @@ async def open_resources(settings: MediaSettings) -> AsyncIterator[Resources]:
 
 
 async def convert_image(resources: Resources, image_id: UUID) -> None:
-    """Safe to run again after any interruption: the same original gives the same files under the same keys."""
+    """Safe to repeat after any interruption: an original always gives the same files under the same keys."""
     async with claim(resources.sessions, Image, image_id) as run:
         if run is None:
             return
@@ -77,7 +76,7 @@ async def convert_image(resources: Resources, image_id: UUID) -> None:
                 organizer=image.organizer,
                 image_id=image.id,
                 kind=image.kind,
-                variants=[_of_message(variant) for variant in variants],
+                variants=[variant.published() for variant in variants],
             )
             await outbox.add(session, message, subject=image.id, seq=image.version + 1)
         JOB_BYTES.labels(CONVERT_IMAGE).observe(image.size)
@@ -101,18 +100,9 @@ async def _stored(storage: Storage, image: Image, position: int, jpeg: Converted
     )
 
 
-def _of_message(variant: ImageVariant) -> VariantOfMessage:
-    return VariantOfMessage(
-        name=variant.name,
-        path=variant_path(variant.image_id, variant.name, variant.digest),
-        width=variant.width,
-        height=variant.height,
-        size=variant.size,
-    )
-
-
-def _remove_what_killed_workers_left() -> None:
-    before = time.time() - LEFT_BEHIND_AFTER
+def _remove_abandoned_folders() -> None:
+    """Remove what killed workers left."""
+    before = time.time() - ABANDONED_AFTER
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         with suppress(OSError):
             if folder.lstat().st_mtime < before:

@@ -1,0 +1,14 @@
+"""Whose images a caller may use: those of the organizer that the token names."""
+
+from typing import Annotated
+
+from fastapi import Depends
+
+from media.settings import MediaSettings
+from shared.auth.access import requires
+from shared.auth.verify import OrganizerPrincipal
+from shared.http.dependencies import state
+
+ImageReader = Annotated[OrganizerPrincipal, Depends(requires("media:read"))]
+ImageWriter = Annotated[OrganizerPrincipal, Depends(requires("media:write"))]
+SettingsDep = Annotated[MediaSettings, Depends(state("settings"))]
