@@ -16,13 +16,13 @@ import yaml
 from deploy.local.ports import free_port
 from deploy.local.running import read_running
 from deploy.observability import queries
-from deploy.observability.prometheus import NotToBeHad, command, local_configuration
+from deploy.observability.prometheus import PrometheusMissing, command, local_configuration
 from tests.cluster import Cluster
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
 
 # What only something that went wrong gives data to.
-QUIET = {"Alerts that fire"}
+QUIET = {"Firing alerts"}
 
 
 def eventually(condition: Callable[[], Any], *, seconds: float = 60) -> Any:
@@ -51,7 +51,7 @@ def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
     configuration.write_text(yaml.safe_dump(local_configuration(running.ports, interval="1s")))
     try:
         words = command(configuration, folder / "data", port)
-    except NotToBeHad as reason:
+    except PrometheusMissing as reason:
         pytest.skip(str(reason))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)

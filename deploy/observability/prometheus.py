@@ -1,7 +1,7 @@
-"""Prometheus beside the local cluster (``python -m deploy.observability.prometheus``), and for the checks.
+"""Prometheus beside the local cluster (``python -m deploy.observability.prometheus``), and for tests.
 
-PyPI has no Prometheus; Debian's package is fetched into the checkout and unpacked there, without root. It is one
-program that needs nothing but the C library.
+PyPI has no Prometheus, so Debian's package is fetched and unpacked in the checkout, without root. It needs the C
+library only.
 """
 
 import os
@@ -24,12 +24,12 @@ TOOLS = ROOT / ".state" / "tools" / "prometheus"
 PORT = 9090
 
 
-class NotToBeHad(Exception):
-    """Says in one line why there is no Prometheus here."""
+class PrometheusMissing(Exception):
+    """Prometheus is unavailable; the message says why in one line."""
 
 
 def program(name: str) -> Path:
-    """``prometheus`` or ``promtool``: the system's, or fetched once. Raises ``NotToBeHad``."""
+    """Return ``prometheus`` or ``promtool``: the system's, or fetched once. Raise ``PrometheusMissing``."""
     if installed := shutil.which(name):
         return Path(installed)
     if not (TOOLS / name).is_file():
@@ -40,13 +40,13 @@ def program(name: str) -> Path:
 def _fetch() -> None:
     for command in ("apt-get", "dpkg-deb"):
         if shutil.which(command) is None:
-            raise NotToBeHad(
-                f"Prometheus is not installed, and there is no {command} to fetch Debian's package with."
+            raise PrometheusMissing(
+                f"Prometheus is missing, and so is {command} to fetch Debian's package: install Prometheus."
             )
     TOOLS.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS.parent) as name:
         folder = Path(name)
-        # With lists of our own: the system's may be missing or old, and are not ours to renew.
+        # With private lists: the system's may be missing or old, and changing them needs root.
         for part in ("lists/partial", "cache/archives/partial"):
             (folder / part).mkdir(parents=True)
         (folder / "apt.conf").write_text(_APT.format(folder=folder))
@@ -54,7 +54,7 @@ def _fetch() -> None:
         _run(folder, "apt-get", "download", "prometheus")
         [package] = folder.glob("prometheus_*.deb")
         _run(folder, "dpkg-deb", "--extract", str(package), "root")
-        # Whole or not there at all, as another process may do the same.
+        # Atomic, as another process may do the same.
         with suppress(OSError):
             (folder / "root" / "usr" / "bin").rename(TOOLS)
 
@@ -78,11 +78,11 @@ def _run(folder: Path, *words: str) -> None:
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         why = (done.stderr.strip() or "no reason given").splitlines()[-1]
-        raise NotToBeHad(f"Prometheus is not installed, and `{' '.join(words[:2])}` failed: {why}")
+        raise PrometheusMissing(f"Prometheus is missing, and `{' '.join(words[:2])}` failed: {why}")
 
 
 def local_configuration(ports: Mapping[str, int], *, interval: str = "15s") -> dict[str, Any]:
-    """``prometheus.yml`` with the addresses of the local cluster, whose servers export nothing."""
+    """Return ``prometheus.yml`` with the addresses of the local cluster, whose servers export no metrics."""
     configuration: dict[str, Any] = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
     configuration["rule_files"] = [str(FOLDER / "rules.yml")]
@@ -107,7 +107,7 @@ def command(configuration: Path, data: Path, port: int) -> tuple[str, ...]:
 def main() -> int:
     running = read_running(state_folder())
     if running is None or not running.ready:
-        print("No cluster is running: `make up ARGS=--detach` starts one.", file=sys.stderr)
+        print("The cluster of this checkout is not running: `make up ARGS=--detach` starts it.", file=sys.stderr)
         return 1
     folder = state_folder() / "prometheus"
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def main() -> int:
     port = free_port(PORT)
     try:
         words = command(configuration, folder / "data", port)
-    except NotToBeHad as reason:
+    except PrometheusMissing as reason:
         print(reason, file=sys.stderr)
         return 1
     print(f"Prometheus: http://127.0.0.1:{port}/alerts, Ctrl-C stops it", flush=True)

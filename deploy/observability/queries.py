@@ -1,4 +1,4 @@
-"""The queries of rules and dashboard, and what they name."""
+"""The queries of rules and dashboard, and the metrics in them."""
 
 import json
 import re
@@ -14,7 +14,7 @@ RULES = FOLDER / "rules.yml"
 
 
 def alerts() -> list[dict[str, Any]]:
-    """Each with the name of its ``group``."""
+    """Return the alerts, each with the name of its ``group``."""
     groups = yaml.safe_load(RULES.read_text())["groups"]
     return [{**rule, "group": group["name"]} for group in groups for rule in group["rules"]]
 
@@ -25,7 +25,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def dashboard_queries() -> Iterator[tuple[str, str]]:
-    """Title of the panel and query, as Grafana would send it with all services chosen."""
+    """Yield the title of each panel and its query, as Grafana sends it for all services."""
     variables = {"$service": ".*", "$role": ".*", "$__rate_interval": "1m"}
     for panel in panels():
         for target in panel.get("targets", []):
@@ -36,7 +36,7 @@ def dashboard_queries() -> Iterator[tuple[str, str]]:
 
 
 def metrics_of(query: str) -> dict[str, set[str]]:
-    """The metrics that a query selects, with the labels it selects them by."""
+    """Return the metrics that a query selects, with the labels in its selectors."""
     found: dict[str, set[str]] = {}
     for name, selector in re.findall(r"\b([a-z]+_[a-z0-9_]+|up|ALERTS)\b(?:{(.*?[\"'])})?", query):
         if name not in _WORDS:

@@ -1,4 +1,4 @@
-"""Rules and dashboard go by metrics that are there, and each alert says what to do."""
+"""Rules and dashboard use existing metrics, and each alert has a runbook."""
 
 import re
 import subprocess
@@ -10,18 +10,18 @@ from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from deploy.observability import queries
-from deploy.observability.prometheus import FOLDER, NotToBeHad, program
+from deploy.observability.prometheus import FOLDER, PrometheusMissing, program
 from shared.telemetry import metrics
 from shared.telemetry.metrics import TARGET_LABELS
 
 OPERATIONS = (FOLDER.parents[1] / "docs" / "operations.md").read_text()
-# What the processes tell by themselves, and what Prometheus makes.
+# Metrics of the client library, and of Prometheus itself.
 OTHERS = re.compile(r"up|ALERTS|process_\w+|python_\w+")
 SERVERS = re.compile(r"(rabbitmq|traefik|pg|cnpg|kubelet_volume_stats|node_filesystem|certmanager_certificate)_\w+")
 
 
 def known() -> dict[str, set[str]]:
-    """Every series of ours with its labels."""
+    """Return every series of Rostrum with its labels."""
     found: dict[str, set[str]] = {}
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
@@ -36,7 +36,7 @@ def known() -> dict[str, set[str]]:
 
 
 def unknown(query: str) -> list[str]:
-    """What the query goes by that no process of ours tells."""
+    """Return the metrics and labels of a query that no process exports."""
     series, strange = known(), []
     for name, labels in queries.metrics_of(query).items():
         if name in series:
@@ -47,7 +47,7 @@ def unknown(query: str) -> list[str]:
 
 
 @pytest.mark.parametrize("alert", queries.alerts(), ids=lambda alert: alert["alert"])
-def test_an_alert_goes_by_metrics_that_are_there_and_says_what_to_do(alert: dict[str, Any]) -> None:
+def test_an_alert_uses_existing_metrics_and_has_a_runbook(alert: dict[str, Any]) -> None:
     name = alert["alert"]
     if alert["group"] == "rostrum-servers":
         assert all(SERVERS.fullmatch(metric) for metric in queries.metrics_of(alert["expr"]))
@@ -62,15 +62,15 @@ def test_an_alert_goes_by_metrics_that_are_there_and_says_what_to_do(alert: dict
     assert parts == ["Means", "Look", "Do", "Ends"]
 
 
-def test_no_section_is_about_an_alert_that_is_gone() -> None:
+def test_runbooks_and_alerts_are_the_same() -> None:
     assert re.findall(r"^#### (\w+)$", OPERATIONS, re.MULTILINE) == [item["alert"] for item in queries.alerts()]
 
 
-def test_every_panel_goes_by_metrics_that_are_there() -> None:
+def test_every_panel_uses_existing_metrics() -> None:
     assert {query: strange for _, query in queries.dashboard_queries() if (strange := unknown(query))} == {}
 
 
-def test_a_query_that_nobody_answers_is_found() -> None:
+def test_a_query_with_an_unknown_metric_is_found() -> None:
     assert unknown('rate(rostrum_messages_eaten_total{service="events"}[5m])') == ["rostrum_messages_eaten_total"]
     assert unknown('sum(rostrum_jobs{actor="a", mood="bad"})') == ["rostrum_jobs{mood}"]
     assert unknown("rostrum_job_seconds > 5") == ["rostrum_job_seconds"]
@@ -84,7 +84,7 @@ def test_every_metric_is_on_the_dashboard_or_in_a_rule() -> None:
     assert metrics - used == {"rostrum_messages_redelivered_total", "rostrum_jwks_loaded_timestamp_seconds"}
 
 
-def test_the_panels_lie_side_by_side() -> None:
+def test_panels_do_not_overlap() -> None:
     panels = queries.panels()
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
@@ -102,15 +102,13 @@ def test_the_panels_lie_side_by_side() -> None:
 def promtool() -> Path:
     try:
         return program("promtool")
-    except NotToBeHad as reason:
+    except PrometheusMissing as reason:
         pytest.skip(str(reason))
 
 
 @pytest.mark.parametrize(
     "words", [("check", "config", "prometheus.yml"), ("test", "rules", "tests/rules_test.yml")], ids=" ".join
 )
-def test_prometheus_takes_the_files_and_the_alerts_fire_when_they_should(
-    promtool: Path, words: tuple[str, ...]
-) -> None:
+def test_promtool_accepts_the_files_and_the_alerts_fire(promtool: Path, words: tuple[str, ...]) -> None:
     done = subprocess.run([promtool, *words], cwd=FOLDER, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

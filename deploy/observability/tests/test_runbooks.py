@@ -1,4 +1,4 @@
-"""What the runbooks have an operator type works."""
+"""The SQL statements of the runbooks work."""
 
 import re
 
@@ -25,7 +25,7 @@ SERVICES = [
 ]
 
 
-async def test_every_statement_runs_in_some_service(databases: Databases) -> None:
+async def test_every_statement_runs_in_a_service(databases: Databases) -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     statements = {
         found.replace("…", "gen_random_uuid()") for found in re.findall(r"`((?:SELECT|UPDATE) .*?)`", text)
