@@ -1,7 +1,7 @@
-"""Runs the benchmarks one after another: ``make bench``, or ``make bench ARGS=import_archive`` for one.
+"""Run the benchmarks one after another: ``make bench``, or ``make bench ARGS=import_archive`` for one.
 
-Each is a module with ``main() -> int`` that prints its figures beside a baseline of the same run and ends with 0
-when they are good enough. Timings of different runs do not compare; ratios within one do.
+Each is a module with ``main() -> int`` that prints its figures with a baseline of the same run and returns 0 if
+they reach the goal. Only ratios within one run are comparable.
 """
 
 import sys
@@ -17,7 +17,7 @@ def main() -> int:
         print(f"── {name}", flush=True)
         results[name] = import_module(f"benchmarks.{name}").main()
     for name, code in results.items():
-        print(f"{'good' if code == 0 else 'NOT GOOD ENOUGH'}: {name}")
+        print(f"{'passed' if code == 0 else 'FAILED'}: {name}")
     return max(results.values())
 
 

@@ -1,6 +1,6 @@
-"""How quickly a cold cluster is ready, and what it uses when nobody asks anything of it.
+"""Measure how quickly a cold cluster is ready, and what it uses when idle.
 
-Wanted on 2 cores: ready in under 30 s; idle, under 2.0 GB of resident memory and under 15 % of one core.
+Goal on 2 cores: ready in under 30 s; idle, under 2.0 GB of resident memory and under 15 % of one core.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A cluster of its own for a benchmark, in a state folder that is thrown away."""
+"""A separate cluster for a benchmark, in a temporary state folder."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tests.cluster import Cluster
 
 @contextmanager
 def fresh_cluster() -> Iterator[tuple[Cluster, float]]:
-    """The cluster, and the seconds it took from nothing to ready by its own words."""
+    """Yield the cluster, and the seconds from a cold start until it reported ready."""
     with tempfile.TemporaryDirectory(prefix="rostrum-bench-") as folder:
         state = Path(folder)
         environment = {

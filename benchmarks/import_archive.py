@@ -1,7 +1,7 @@
-"""How long the import of a large real conference takes, from the upload to the last converted picture.
+"""Measure the import of a large real conference, from the upload to the last converted picture.
 
-Wanted: FOSSASIASummit2016 (491 sessions, 187 speakers, 197 images) in at most 60 seconds on 2 cores. The baseline
-is decoding the same pictures and nothing else, in one process.
+Goal: FOSSASIASummit2016 (491 sessions, 187 speakers, 197 images) in at most 60 seconds on 2 cores. The baseline
+is only decoding the same pictures, in one process.
 """
 
 import io
@@ -21,7 +21,7 @@ OWN = ROOT / "deploy" / "local" / "demo-archive.zip"
 
 
 def decode_all(archive: Path) -> tuple[int, float]:
-    """Number of pictures, and the seconds to decode them all."""
+    """Return the number of pictures, and the seconds to decode them all."""
     count, started = 0, time.perf_counter()
     with zipfile.ZipFile(archive) as opened:
         for name in opened.namelist():
@@ -48,7 +48,7 @@ def main() -> int:
         seconds = time.perf_counter() - started
     print(f"{archive.name}: {job['state']}, {job['counts']}, {len(job['repairs'])} repairs")
     print(f"baseline: decoding its {pictures} pictures in one process   {baseline:6.1f} s")
-    print(f"upload judged and accepted                            {accepted:6.1f} s")
+    print(f"upload validated and accepted                         {accepted:6.1f} s")
     print(f"whole job, pictures converted                         {seconds:6.1f} s  (at most {LIMIT:.0f})")
     return 0 if job["state"] == "done" and seconds <= LIMIT else 1
 

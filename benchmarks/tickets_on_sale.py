@@ -1,17 +1,9 @@
-"""How many times a second one api process answers "what is on sale?", beside an empty FastAPI route.
+"""Measure the public ticket list of one api process against an empty FastAPI route, in interleaved rounds.
 
-    python -m deploy.local.testservers run -- python -m benchmarks.tickets_on_sale
-
-`GET /v1/events/{id}/tickets?sales=open` of an event with 20 tickets on sale, answered by `python -m tickets.api`,
-without the gateway, logs written to a file; against a route of a plain FastAPI application that answers `{}`. For
-comparison: the same when each client asks for another event ("apart": requests for one list share statements while
-there are many, so this shows what a request costs that has nobody to share with), and the plainest way to write
-such a list ("orm": ORM objects, response model). The rounds of all are interleaved, since the machine is shared.
-Load: `wrk` when it is there, else a generator of our own, in a process of its own. Statements and round trips are
-counted on the wire between the api and PostgreSQL, one request after the other.
-
-Passes, with exit code 0, when it is one statement in one round trip and the median of the rounds' ratios to the
-empty route is at least 30 %.
+Contenders: `GET /v1/events/{id}/tickets?sales=open` with 20 tickets ("tickets"); the same with another event for
+each client, so that requests share no statements ("apart"); ORM objects with a response model ("orm"). Load comes
+from `wrk` or a generator here. Statements are counted on the wire to PostgreSQL. It passes with one statement, one
+round trip, and a median ratio of at least GOAL.
 """
 
 import argparse
@@ -63,7 +55,7 @@ GOAL = 0.30
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# The two applications to compare with; uvicorn imports them in processes of their own.
+# The two baselines; uvicorn imports them in separate processes.
 
 
 def empty_app() -> FastAPI:
@@ -120,7 +112,7 @@ def _read(ticket: Ticket) -> TicketRead:
 
 
 async def load(address: str, paths: list[str], *, seconds: float, connections: int) -> float:
-    """Answers per second of ``connections`` clients that each ask again as soon as they are answered."""
+    """Return the responses per second to ``connections`` clients that each send one request after the other."""
     if not shutil.which("wrk"):
         arguments = [
             "--load",
@@ -142,15 +134,15 @@ async def load(address: str, paths: list[str], *, seconds: float, connections: i
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", script.name, address]
         output = await _output(*command)
     if "Non-2xx" in output or "Socket errors" in output:
-        raise SystemExit(f"wrk saw failures at {address}:\n{output}")
+        raise SystemExit(f"wrk reported failures at {address}:\n{output}")
     found = re.search(r"Requests/sec:\s+([0-9.]+)", output)
     if found is None:
-        raise SystemExit(f"wrk said nothing that can be read:\n{output}")
+        raise SystemExit(f"the output of wrk is unreadable:\n{output}")
     return float(found[1])
 
 
 class _Client(asyncio.Protocol):
-    """Sends the same request again and again on one connection."""
+    """Send the same request repeatedly on one connection."""
 
     def __init__(self, request: bytes) -> None:
         self._request = request
@@ -159,7 +151,7 @@ class _Client(asyncio.Protocol):
         self.answers = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
@@ -191,7 +183,7 @@ async def _generate_load(address: str, paths: list[str], seconds: float, connect
 
 
 def _request(url: str) -> tuple[str, int, bytes]:
-    """Host, port and what to send there."""
+    """Return host, port and request."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
@@ -204,9 +196,9 @@ def _request(url: str) -> tuple[str, int, bytes]:
 
 @asynccontextmanager
 async def counting_proxy(host: str, port: int) -> AsyncIterator[tuple[int, Counter[str]]]:
-    """A port that leads to PostgreSQL, and a count of what clients send there by the type of message.
+    """Yield the port of a proxy to PostgreSQL, and counts of the clients' messages by type.
 
-    ``E`` (Execute) and ``Q`` (Query) run a statement, ``S`` (Sync) and ``Q`` end what is sent before waiting.
+    ``E`` (Execute) and ``Q`` (Query) run a statement; ``S`` (Sync) and ``Q`` end a round trip.
     """
     sent: Counter[str] = Counter()
     tasks: set[asyncio.Task[None]] = set()
@@ -219,7 +211,7 @@ async def counting_proxy(host: str, port: int) -> AsyncIterator[tuple[int, Count
 
     async def forward_counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
-            while True:  # what comes before authentication has no type: SSLRequest, then the start-up packet
+            while True:  # SSLRequest and the start-up packet have no type
                 size = await reader.readexactly(4)
                 body = await reader.readexactly(int.from_bytes(size) - 4)
                 writer.write(size + body)
@@ -248,7 +240,7 @@ async def counting_proxy(host: str, port: int) -> AsyncIterator[tuple[int, Count
 
 
 async def count_statements(database_url: str, path: str, folder: Path) -> tuple[float, float]:
-    """Statements and round trips of one request, over a hundred of them."""
+    """Return statements and round trips per request, over a hundred requests."""
     requests = 100
     address = make_url(database_url)
     async with counting_proxy(address.host or "127.0.0.1", address.port or 5432) as (port, sent):
@@ -261,7 +253,7 @@ async def count_statements(database_url: str, path: str, folder: Path) -> tuple[
 
 
 async def _ask(url: str, times: int) -> bytes:
-    """One after the other on one connection; the last answer's body."""
+    """Send the request ``times`` on one connection; return the last response body."""
     host, port, request = _request(url)
     reader, writer = await asyncio.open_connection(host, port)
     body = b""
@@ -281,7 +273,7 @@ async def _ask(url: str, times: int) -> bytes:
 
 @asynccontextmanager
 async def served(arguments: list[str], env: dict[str, str], log: Path) -> AsyncIterator[str]:
-    """Address of a started Python process that listens on ``$API_PORT``."""
+    """Start a Python process that listens on ``$API_PORT``; yield its address."""
     port = free_port()
     arguments = [argument.replace("$API_PORT", str(port)) for argument in arguments]
     with log.open("wb") as output:
@@ -314,7 +306,7 @@ async def served(arguments: list[str], env: dict[str, str], log: Path) -> AsyncI
 async def scratch_database() -> AsyncIterator[str]:
     admin = os.environ.get("TEST_DATABASE_URL")
     if not admin:
-        raise SystemExit("TEST_DATABASE_URL is not set; see the first lines of this file for the command.")
+        raise SystemExit("TEST_DATABASE_URL is not set: use `make bench ARGS=tickets_on_sale`.")
     name = f"bench_tickets_{os.getpid()}"
     url = make_url(admin).set(database=name).render_as_string(hide_password=False)
     server = await asyncpg.connect(asyncpg_dsn(admin))
@@ -332,7 +324,7 @@ async def scratch_database() -> AsyncIterator[str]:
 
 
 async def put_on_sale(database_url: str, *, events: int) -> list[str]:
-    """Paths of lists of published events with twenty tickets each, made as messages and requests make them."""
+    """Create published events with twenty tickets each; return the paths of their lists."""
     engine = new_engine(TicketsSettings(database_url=SecretStr(database_url)), "bench")
     async with new_sessions(engine).begin() as session:
         event_ids = [await _event_on_sale(session) for _ in range(events)]
@@ -424,9 +416,9 @@ async def measure(*, rounds: int, seconds: float, connections: int) -> int:
         body = await _ask(api + paths[0], 1)
         items = json.loads(body)["items"]
         if [item["sales"] for item in items] != ["open"] * TICKETS:
-            raise SystemExit(f"the answer is not what it should be: {body[:500]!r}")
+            raise SystemExit(f"unexpected response: {body[:500]!r}")
         if json.loads(await _ask(orm + paths[0], 1))["items"] != items:
-            raise SystemExit("the plain variant answers something else, so there is nothing to compare")
+            raise SystemExit("the ORM baseline has a different response, so the two are not comparable")
 
         contenders = {
             "empty": (empty, ["/"]),
@@ -436,7 +428,7 @@ async def measure(*, rounds: int, seconds: float, connections: int) -> int:
         }
         for address, asked in contenders.values():
             await load(address, asked, seconds=1, connections=connections)
-        tool = "wrk" if shutil.which("wrk") else "our own generator"
+        tool = "wrk" if shutil.which("wrk") else "the built-in generator"
         print(f"{len(body)} bytes, {connections} connections, {seconds:g} s a round, load by {tool}")
         rates: dict[str, list[float]] = {name: [] for name in contenders}
         for number in range(1, rounds + 1):

@@ -1,16 +1,8 @@
-"""What the bus costs: relay and consumer against bare loops, how long a message takes, a long backlog, a write.
+"""Measure the bus: relay and consumer against bare loops, latency, a long backlog, a write (see README.md).
 
-    make bench ARGS=bus
-    python -m deploy.local.testservers run --only database --only broker -- python -m benchmarks.bus [FIGURE …]
-
-Each contender runs in a process of its own on the same servers and the same kind of event loop, in turns. The
-servers are throw-away ones without durability of the database, so that its disk is not what is measured; RabbitMQ
-syncs for both sides alike.
-
-Passes, with exit code 0, when the relay publishes ≥ 80 % of what a loop over messages in memory does; the
-consumer handles ≥ 60 % of what a loop does that consumes, commits and acks; an idle bus takes ≤ 50 ms (p50) and
-≤ 250 ms (p99) from commit to handled; 100,000 rows leave with flat memory; and a write with its row costs ≤ 1.25
-times one without.
+Contenders are separate processes on the same servers and the same kind of event loop, in turns. The temporary
+database is not durable, so that its disk is not measured; RabbitMQ syncs for both sides. The exit code is 0 if
+every figure reaches its goal, a constant in ``figures``.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The api of events as it would be if a change told nobody: all is the same, but for the row in the outbox."""
+"""The api of events without rows in the outbox."""
 
 import runpy
 from typing import Any

@@ -1,4 +1,4 @@
-"""The figures. Each is taken beside a baseline, in turns, printed, and answers whether it is good enough."""
+"""The figures. Each is measured in turns with a baseline, printed, and returns whether it reaches its goal."""
 
 import asyncio
 import random
@@ -22,8 +22,8 @@ from benchmarks.bus.scene import (
     database_of,
     finish,
     lines_of,
+    logged,
     put_into,
-    said,
     sink_of,
     started,
     wait_for_messages,
@@ -60,7 +60,7 @@ WRITE_GOAL = 1.25
 
 @dataclass
 class Contender:
-    """``rates`` and seconds of processor time for each unit, by round."""
+    """``rates`` and seconds of processor time per unit, by round."""
 
     name: str
     unit: str
@@ -73,20 +73,20 @@ class Contender:
 
 
 async def relay(scene: Scene, *, rounds: int = 6) -> bool:
-    """A backlog in the outbox until all of it is marked, against a loop that publishes the same from memory."""
+    """Publish a backlog of the outbox, against a loop that publishes the same messages from memory."""
     bare, ours = Contender("bare loop", "rows"), Contender("relay", "rows")
     log = scene.folder / "publishing.log"
 
     async def publish_from_memory() -> None:
         await finish(scene.events, log, "bare-publish")
-        bare.add_round(RELAY_ROWS, said(log, "started"), said(log, "ended"))
+        bare.add_round(RELAY_ROWS, logged(log, "started"), logged(log, "ended"))
 
     async def publish_from_outbox() -> None:
         async with started(scene.events, log, "relay"), asyncio.timeout(120):
-            while await _unpublished(database):  # noqa: ASYNC110 - the condition is in another process
+            while await _unpublished(database):  # noqa: ASYNC110 - another process changes it
                 await asyncio.sleep(0.1)
             last = await database.fetchval("SELECT extract(epoch FROM max(published_at))::float8 FROM outbox")
-        ours.add_round(RELAY_ROWS, said(log, "started"), {**said(log, "ended"), "at": last})
+        ours.add_round(RELAY_ROWS, logged(log, "started"), {**logged(log, "ended"), "at": last})
 
     async with database_of(scene.events) as database, sink_of(scene, scene.events) as sink:
         for number in range(rounds):
@@ -100,7 +100,7 @@ async def relay(scene: Scene, *, rounds: int = 6) -> bool:
 
 
 async def consumer(scene: Scene, *, rounds: int = 6) -> bool:
-    """A backlog in the queue until all of it is handled, against a loop with the same effect and no guarantee."""
+    """Handle a backlog of the queue, against a loop with the same effect and no guarantee."""
     queue = await declare_queue(scene.channel, scene.events["SERVICE"], [])
     bare, ours = Contender("bare loop", "messages"), Contender("consumer", "messages")
     roles = [
@@ -117,19 +117,19 @@ async def consumer(scene: Scene, *, rounds: int = 6) -> bool:
                 )
                 log = scene.folder / "consuming.log"
                 await finish(scene.events, log, *arguments)
-                contender.add_round(CONSUMED_MESSAGES, said(log, "began"), said(log, "ended"))
+                contender.add_round(CONSUMED_MESSAGES, logged(log, "began"), logged(log, "ended"))
                 await wait_for_messages(scene, queue.name, 0)
                 if await database.fetchval("SELECT count(*) FROM effects") != CONSUMED_MESSAGES:
-                    raise SystemExit(f"the {contender.name} has not done what it said")
+                    raise SystemExit(f"the {contender.name} has not handled every message")
         await database.execute("DROP TABLE effects")
     share = _compare(ours, bare)
     return _judge(share >= CONSUMER_GOAL, f"consumer: {share:.0%} of the bare loop (at least {CONSUMER_GOAL:.0%})")
 
 
 async def latency(scene: Scene) -> bool:
-    """From a commit in events to the handler's commit in tickets, by the real messengers, with nothing else to do.
+    """Time from a commit in events to the handler's commit in tickets, with the real messengers of an idle bus.
 
-    In turns with it: published directly, and handled by the bare loop.
+    The baseline, in turns with it, is published directly and handled by the bare loop.
     """
     settings = Settings(service=scene.events["SERVICE"], database_url=SecretStr(scene.events["DATABASE_URL"]))
     engine = new_engine(settings, "bench")
@@ -175,7 +175,7 @@ async def latency(scene: Scene) -> bool:
 
 
 async def backlog(scene: Scene) -> bool:
-    """A hundred thousand rows leave through the real messenger; its memory at the end is what it was at first."""
+    """Publish 100,000 rows with the real messenger; its memory must not grow."""
     samples: list[tuple[float, int, int]] = []
     async with database_of(scene.events) as database, sink_of(scene, scene.events) as sink:
         await fill_outbox(database, new_envelopes(BACKLOG_ROWS, aggregates=BACKLOG_ROWS // 10))
@@ -205,7 +205,7 @@ async def backlog(scene: Scene) -> bool:
 
 
 async def writes(scene: Scene, *, rounds: int = 10) -> bool:
-    """`POST /v1/events` to the real api, against the same api that leaves no row in the outbox."""
+    """Call `POST /v1/events` of the real api, against the same api without rows in the outbox."""
     headers = scene.tokens.organizer("bench")
     seconds: dict[str, list[float]] = {"without outbox": [], "with outbox": []}
     async with (
@@ -221,7 +221,7 @@ async def writes(scene: Scene, *, rounds: int = 10) -> bool:
                 took = await seconds_to_post(f"{api.url}/v1/events", bodies, headers, connections=4)
                 if await database.fetchval("SELECT count(*) FROM outbox") != rows:
                     raise SystemExit(f"{contender}: the outbox does not hold {rows} rows")
-                if number >= 0:  # before that they have warmed up
+                if number >= 0:  # the first round is a warm-up
                     seconds[contender].append(took)
     for contender, values in seconds.items():
         milliseconds = [value / WRITES * 1000 for value in values]
@@ -244,13 +244,13 @@ async def _unpublished(database: asyncpg.Connection) -> int:
 
 
 async def _until_logged(log: Path, fact: str, times: int) -> None:
-    """The caller sets the timeout."""
-    while sum(line["event"] == fact for line in lines_of(log)) < times:  # noqa: ASYNC110 - by another process
+    """Wait without a timeout, which the caller sets."""
+    while sum(line["event"] == fact for line in lines_of(log)) < times:  # noqa: ASYNC110 - another process writes it
         await asyncio.sleep(0.05)
 
 
 def _percentiles(log: Path, committed: dict[str, float]) -> tuple[float, float]:
-    """p50 and p99 of the seconds from each commit to the line that tells of its message."""
+    """Return p50 and p99 of the seconds from each commit to the log line of its message."""
     handled = {
         line["message_id"]: datetime.fromisoformat(line["timestamp"]).astimezone(UTC).timestamp()
         for line in lines_of(log)
@@ -264,7 +264,7 @@ def _percentiles(log: Path, committed: dict[str, float]) -> tuple[float, float]:
 
 
 def _in_turns(contenders: list[T], number: int) -> list[T]:
-    """Who begins changes from round to round."""
+    """Reverse the contenders in every other round."""
     return contenders[:: 1 if number % 2 else -1]
 
 
@@ -273,7 +273,7 @@ def _median_of_ratios(ours: list[float], baseline: list[float]) -> float:
 
 
 def _compare(ours: Contender, bare: Contender) -> float:
-    """Prints both; answers how much of the baseline's rate is reached."""
+    """Print both; return the share of the baseline's rate."""
     for contender in (bare, ours):
         processor = f"{statistics.median(contender.processor) * 1_000_000:,.0f} µs of processor each"
         print(f"{contender.name}: {_spread(contender.rates)} {contender.unit}/s, {processor}")

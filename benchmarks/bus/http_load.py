@@ -1,4 +1,4 @@
-"""Requests that cost the sender so little that what is measured is the one who answers."""
+"""Requests that cost the sender little, so that the server is what is measured."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 async def seconds_to_post(
     url: str, bodies: Iterable[dict[str, Any]], headers: Mapping[str, str], *, connections: int
 ) -> float:
-    """Until all are created, sent over ``connections`` that each send again as soon as they are answered."""
+    """Send all over ``connections``, each after the response of the one before; return the seconds."""
     requests = iter([_request(url, body, headers) for body in bodies])
     address = urlsplit(url)
     opened = [await asyncio.open_connection(address.hostname, address.port) for _ in range(connections)]

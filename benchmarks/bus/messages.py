@@ -1,4 +1,4 @@
-"""The messages to carry: as large as those of an event, of a type that nobody else listens to."""
+"""The messages to publish: as large as those of an event, of a type without other consumers."""
 
 import json
 import random
@@ -25,7 +25,7 @@ class MeasuredV1(EventState):
 
 
 def new_envelopes(count: int, *, aggregates: int) -> list[MessageEnvelope[MeasuredV1]]:
-    """Messages of ``aggregates`` that change again and again in no order, each with its versions in order."""
+    """Return messages of ``aggregates`` in random order, each with increasing versions."""
     subjects = [new_id() for _ in range(aggregates)]
     versions: Counter[int] = Counter()
     began = datetime.now(UTC) - timedelta(microseconds=count)
@@ -62,7 +62,7 @@ def new_envelopes(count: int, *, aggregates: int) -> list[MessageEnvelope[Measur
 
 
 def amqp_message(envelope: MessageEnvelope[Any]) -> aio_pika.Message:
-    """The message with the properties that the relay gives it."""
+    """Return the message with the properties that the relay sets."""
     return aio_pika.Message(
         envelope.model_dump_json(exclude_none=True).encode(),
         content_type=CONTENT_TYPE,
@@ -74,7 +74,7 @@ def amqp_message(envelope: MessageEnvelope[Any]) -> aio_pika.Message:
 
 
 async def fill_outbox(database: asyncpg.Connection, envelopes: list[MessageEnvelope[MeasuredV1]]) -> None:
-    """In place of what was there."""
+    """Replace the content of the outbox."""
     await database.execute("TRUNCATE outbox")
     rows = [
         (

@@ -1,7 +1,7 @@
-"""What is measured and what it is measured against: ``python -m benchmarks.bus.roles NAME``, each a process.
+"""The contenders and their baselines, each a process: ``python -m benchmarks.bus.roles NAME``.
 
-Settings come from the environment as for every role. Logs are written as in production, among them lines of the
-benchmark's own with the moment of a fact (``at``) and the processor time used until then.
+Settings come from the environment as for every role. Logs are those of production, with lines of the benchmark
+that hold the time of a fact (``at``) and the processor time used until then.
 """
 
 import asyncio
@@ -32,26 +32,26 @@ from shared.telemetry.logs import configure_logs, get_logger
 
 log = get_logger(__name__)
 
-# The effect that a measured handler has.
+# The effect of the measured handler.
 EFFECTS = Table("effects", MetaData(), Column("message_id", Uuid, primary_key=True), Column("name", Text))
 CREATE_EFFECTS = "CREATE TABLE IF NOT EXISTS effects (message_id uuid PRIMARY KEY, name text)"
 
 
-def say(fact: str) -> None:
+def log_fact(fact: str) -> None:
     log.info(fact, at=time.time(), processor=time.process_time())
 
 
 async def relay(settings: Settings, engine: AsyncEngine) -> None:
-    """The relay as the messenger runs it, until it is terminated."""
+    """Run the relay as the messenger does, until SIGTERM."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    say("started")
+    log_fact("started")
     await Relay(settings, declare_job_queue=lambda _: None).run(stopping)
-    say("ended")
+    log_fact("ended")
 
 
 async def bare_publish(settings: Settings, engine: AsyncEngine) -> None:
-    """Publishes with confirms what the outbox holds, from memory, in batches as large as the relay's."""
+    """Publish the content of the outbox from memory, with confirms, in batches of the relay's size."""
     async with engine.connect() as connection:
         rows = await connection.execute(select(OUTBOX).order_by(OUTBOX.c.created_at))
         messages = [
@@ -70,18 +70,18 @@ async def bare_publish(settings: Settings, engine: AsyncEngine) -> None:
             )
             for row in rows
         ]
-    say("started")
+    log_fact("started")
     async with await aio_pika.connect(settings.rabbitmq_url.get_secret_value()) as broker:
         channel = await broker.channel(publisher_confirms=True, on_return_raises=True)
         exchange = await declare_exchange(channel)
         for first in range(0, len(messages), BATCH):
             batch = messages[first : first + BATCH]
             await asyncio.gather(*(exchange.publish(message, MeasuredV1.message_type) for message in batch))
-        say("ended")
+        log_fact("ended")
 
 
 async def consume(settings: Settings, engine: AsyncEngine) -> None:
-    """The consumer as the messenger runs it, with a handler of one statement; ends after so many messages."""
+    """Run the consumer as the messenger does, with a handler of one statement, for a number of messages."""
     stopping = asyncio.Event()
     counted = _counted(int(sys.argv[2]), stopping)
 
@@ -93,12 +93,12 @@ async def consume(settings: Settings, engine: AsyncEngine) -> None:
 
 
 async def bare_consume(settings: Settings, engine: AsyncEngine) -> None:
-    """Takes each message of the queue, does the same in one transaction, and acks."""
+    """Consume each message, have the same effect in one transaction, and ack."""
     queue_name, count = sys.argv[2], int(sys.argv[3])
     stopping = asyncio.Event()
     counted = _counted(count, stopping)
     sessions = new_sessions(engine)
-    transactions = asyncio.Semaphore(settings.database_pool_size - 1)  # as many as the consumer has
+    transactions = asyncio.Semaphore(settings.database_pool_size - 1)  # as many as the consumer uses
     received: set[asyncio.Task[Any]] = set()
 
     async def receive(incoming: AbstractIncomingMessage) -> None:
@@ -116,24 +116,24 @@ async def bare_consume(settings: Settings, engine: AsyncEngine) -> None:
         await channel.set_qos(prefetch_count=PREFETCH)
         queue = await channel.get_queue(queue_name)
         await queue.consume(receive)
-        say("ready")
+        log_fact("ready")
         await stopping.wait()
         await asyncio.gather(*received)
 
 
 def _counted(count: int, stopping: asyncio.Event) -> Callable[[AsyncSession, UUID, str], Awaitable[None]]:
-    """The effect; says when the first one begins and when the last one is there, and then stops."""
+    """Return the effect; it logs the begin of the first one and the end of the last one, then stops."""
     begun = done = 0
 
     async def leave_effect(session: AsyncSession, message_id: UUID, name: str) -> None:
         nonlocal begun, done
         begun += 1
         if begun == 1:
-            say("began")
+            log_fact("began")
         await session.execute(insert(EFFECTS).values(message_id=message_id, name=name))
         done += 1
         if done == count:
-            say("ended")
+            log_fact("ended")
             stopping.set()
 
     return leave_effect
@@ -143,7 +143,7 @@ ROLES = {"relay": relay, "bare-publish": bare_publish, "consume": consume, "bare
 
 
 async def _run(name: str) -> None:
-    settings = Settings()  # the name of the service is in the environment
+    settings = Settings()  # the service comes from the environment
     configure_logs(service=settings.service, role=name)
     engine = new_engine(settings, name)
     try:

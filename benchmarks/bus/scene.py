@@ -1,5 +1,4 @@
-"""Where the bus is measured: a database of its own with the schemas of events and tickets, queues with names of
-their own, and processes that log into files."""
+"""The scene of the bus benchmarks: a database with the schemas of events and tickets, queues, and log files."""
 
 import asyncio
 import json
@@ -92,7 +91,7 @@ async def set_scene() -> AsyncIterator[Scene]:
 
 @asynccontextmanager
 async def database_of(environment: Environment) -> AsyncIterator[asyncpg.Connection]:
-    """A connection with the service's own role."""
+    """Yield a connection with the service's own role."""
     connection = await asyncpg.connect(asyncpg_dsn(environment["DATABASE_URL"]))
     try:
         yield connection
@@ -102,7 +101,7 @@ async def database_of(environment: Environment) -> AsyncIterator[asyncpg.Connect
 
 @asynccontextmanager
 async def sink_of(scene: Scene, environment: Environment) -> AsyncIterator[AbstractQueue]:
-    """A quorum queue that takes what the relay publishes and gives it to nobody."""
+    """Yield a quorum queue that receives what the relay publishes and has no consumer."""
     exchange = await declare_exchange(scene.channel)
     queue = await scene.channel.declare_queue(
         _sink_name(environment["SERVICE"]), durable=True, arguments={"x-queue-type": "quorum"}
@@ -119,21 +118,21 @@ async def put_into(scene: Scene, name: str, envelopes: Sequence[MessageEnvelope[
 
 
 async def wait_for_messages(scene: Scene, name: str, count: int) -> None:
-    """Raises unless the queue holds just ``count`` messages soon. RabbitMQ counts with a delay."""
+    """Wait until the queue holds exactly ``count`` messages; RabbitMQ counts with a delay."""
     found = -1
     for _ in range(100):
         found = (await scene.channel.declare_queue(name, passive=True)).declaration_result.message_count or 0
         if found == count:
             return
         await asyncio.sleep(0.05)
-    raise SystemExit(f"{name} holds {found} messages in place of {count}: what was measured is not the same work")
+    raise SystemExit(f"{name} holds {found} messages instead of {count}: the contenders did different work")
 
 
 @asynccontextmanager
 async def started(
     environment: Environment, log: Path, *arguments: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """``python -m benchmarks.bus.roles`` with ``arguments``; its lines go to ``log``. Terminated at the end."""
+    """Run ``python -m benchmarks.bus.roles`` with ``arguments``, logging to ``log``; terminate it at the end."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -148,7 +147,7 @@ async def started(
     try:
         yield process
     except TimeoutError as error:
-        raise SystemExit(f"{' '.join(arguments)} does not come to an end:\n{_tail(log)}") from error
+        raise SystemExit(f"{' '.join(arguments)} did not end in time:\n{_tail(log)}") from error
     finally:
         if process.returncode is None:
             process.terminate()
@@ -157,14 +156,14 @@ async def started(
 
 
 async def finish(environment: Environment, log: Path, *arguments: str) -> None:
-    """The same, until it ends by itself."""
+    """Run it until it ends by itself."""
     async with started(environment, log, *arguments) as process, asyncio.timeout(120):
         if await process.wait() != 0:
             raise SystemExit(f"{' '.join(arguments)} failed:\n{_tail(log)}")
 
 
-def said(log: Path, fact: str) -> dict[str, Any]:
-    """The one line of the log with this fact."""
+def logged(log: Path, fact: str) -> dict[str, Any]:
+    """Return the only log line with this fact."""
     (line,) = (line for line in lines_of(log) if line["event"] == fact)
     return line
 
