@@ -262,6 +262,35 @@ except RuntimeError as error:
     assert "use_pinned_tzdata" in printed
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from shared.http.app import new_app; new_app(settings, [], title='x', description='x')",
+        "from shared.jobs.worker import new_worker_broker; new_worker_broker(settings, open_, {}, queue='x.jobs')",
+        "from shared.messaging.__main__ import main; main(['--help'])",
+    ],
+    ids=["api", "worker", "operator"],
+)
+def test_processes_choose_the_pinned_tzdata_when_they_start(start: str, tmp_path: Path) -> None:
+    printed = run_with_stale_tzdata(
+        f"""
+import atexit, zoneinfo
+from contextlib import asynccontextmanager
+from shared.settings import Settings
+
+@asynccontextmanager
+async def open_(_):
+    yield None
+
+atexit.register(lambda: print(zoneinfo.TZPATH))
+settings = Settings(service="x")
+{start}
+""",
+        tmp_path,
+    )
+    assert printed.splitlines()[-1] == "()"
+
+
 # Conversion and back
 
 

@@ -131,6 +131,8 @@ async def environment(
         "PUBLIC_URL": GATEWAY,
         "STORAGE_FOLDER": str(tmp_path / "storage"),
         "STORAGE_SIGNING_KEY": SIGNING_KEY,
+        # The system's tz database: a process that does not choose the pinned one computes no time.
+        "PYTHONTZPATH": "/usr/share/zoneinfo",
     }
     async with await aio_pika.connect(server("TEST_RABBITMQ_URL")) as broker:
         channel = await broker.channel()
