@@ -44,10 +44,11 @@ from shared.database.engine import asyncpg_dsn, new_engine, new_sessions
 from shared.http.dependencies import SessionDep
 from shared.http.pagination import Page
 from shared.ids import new_id
-from tickets.events.handlers import on_event
+from tickets.event_copies.handlers import on_event
 from tickets.models import EventCopy, Ticket
 from tickets.settings import TicketsSettings
 from tickets.tickets import service
+from tickets.tickets.repository import TicketView
 from tickets.tickets.schemas import Money, TicketCreate, TicketRead
 
 TICKETS = 20
@@ -88,24 +89,9 @@ def orm_app() -> FastAPI:
             .where(Ticket.sales_starts_at <= now, now < Ticket.sales_ends_at)
             .order_by(Ticket.position)
         )
-        return Page(items=[_read(ticket) for ticket in tickets])
+        return Page(items=[TicketRead.of(TicketView(ticket, "open", edges=1)) for ticket in tickets])
 
     return app
-
-
-def _read(ticket: Ticket) -> TicketRead:
-    def money(minor: int | None) -> Money | None:
-        return None if minor is None else Money(amount_minor=minor, currency=ticket.currency or "")
-
-    same = TicketRead.model_fields.keys() & Ticket.__mapper__.columns.keys()
-    fields = {name: getattr(ticket, name) for name in same}
-    prices = {
-        "price": money(ticket.price_minor),
-        "min_price": money(ticket.min_price_minor),
-        "max_price": money(ticket.max_price_minor),
-    }
-    times = {"sales_starts_at": ticket.sales_starts_text, "sales_ends_at": ticket.sales_ends_text}
-    return TicketRead.model_validate({**fields, **prices, **times, "sales": "open"})
 
 
 # Load

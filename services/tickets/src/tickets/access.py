@@ -1,4 +1,4 @@
-"""Who may read and who may change. The rest of the access rules stands in each query."""
+"""Access declarations of the routes. The rest of the access rules stands in each query."""
 
 from typing import Annotated
 
@@ -8,8 +8,7 @@ from shared.auth.access import organizer, reader
 
 reader_of = reader("tickets:read")
 Reader = Annotated[str | None, Depends(reader_of)]
-"""The organizer whose own drafts and hidden tickets may be shown; ``None`` for the public."""
-
+"""The organizer who may see its own drafts and hidden tickets; ``None`` for the public."""
 
 Organizer = Annotated[str, Depends(organizer("tickets:write"))]
 """The organizer whose tickets may be changed."""

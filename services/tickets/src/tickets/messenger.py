@@ -5,7 +5,7 @@ from typing import Any
 from shared.contracts.events import EventChangedV1, EventCreatedV1, EventPublishedV1, EventUnpublishedV1
 from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
-from tickets.events.handlers import on_event
+from tickets.event_copies.handlers import on_event
 from tickets.settings import TicketsSettings
 
 SUBSCRIPTIONS: list[Subscription[Any]] = [

@@ -1,19 +1,42 @@
-"""Messages that the tickets service sends."""
+"""Messages that the tickets service sends.
+
+Messages of a ticket and messages of its event's list tell of the same ticket, and no order is promised between
+them. Both carry the ticket's version: a reader takes each value from the message with the highest one.
+"""
 
 from typing import ClassVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from shared.contracts.envelope import Message
 
 
-class TicketFacts(Message):
-    """A type of ticket, whole in every message. The sales window is ``[sales_starts_at, sales_ends_at)``."""
+class TicketState(Message):
+    """Carries the whole ticket. Fields that are optional here are always sent; only messages of the first release
+    lack them. The sales window is `[sales_starts_at, sales_ends_at)`."""
 
     ticket_id: UUID = Field(description="The type of ticket. The envelope's `subject` is the same id.")
     event_id: UUID = Field(description="The event that it is for.")
     name: str = Field(description="As the organizer wrote it, in any script.")
+    description: str | None = Field(default=None, description="As the organizer wrote it; may be empty.")
+    type: str | None = Field(
+        default=None, description="`free`, `paid` or `donation`; readers must accept other words."
+    )
+    price_minor: int | None = Field(default=None, description="Price of a paid ticket, in minor units.")
+    min_price_minor: int | None = Field(default=None, description="Lowest amount of a donation, in minor units.")
+    max_price_minor: int | None = Field(
+        default=None, description="Highest amount of a donation, in minor units; null when there is no limit."
+    )
+    currency: str | None = Field(default=None, description="ISO 4217 code of the amounts; null for a free ticket.")
+    quantity: int | None = Field(default=None, description="How many there are.")
+    min_per_order: int | None = Field(default=None, description="The least that one order must have of it.")
+    max_per_order: int | None = Field(default=None, description="The most that one order may have of it.")
+    is_hidden: bool | None = Field(default=None, description="Whether the public list leaves it out.")
+    position: int | None = Field(
+        default=None,
+        description="Its place in the list at this `version`, from 1. Moves are in `tickets.list.arranged.v1`.",
+    )
     sales_starts_at: AwareDatetime = Field(description="The first instant at which it is on sale, sent in UTC.")
     sales_ends_at: AwareDatetime = Field(
         description="The first instant at which it is no longer on sale, sent in UTC; after `sales_starts_at`."
@@ -23,13 +46,48 @@ class TicketFacts(Message):
     )
 
 
-class TicketCreatedV1(TicketFacts):
+class TicketCreatedV1(TicketState):
     """A type of ticket was added to an event."""
 
     message_type: ClassVar[str] = "tickets.ticket.created.v1"
 
 
-class TicketChangedV1(TicketFacts):
-    """Something of the ticket changed, its sales window or its position included."""
+class TicketChangedV1(TicketState):
+    """The organizer changed a field of the ticket other than its position."""
 
     message_type: ClassVar[str] = "tickets.ticket.changed.v1"
+
+
+class ListedTicket(BaseModel):
+    """What messages of the list tell of a ticket. The sales window is `[sales_starts_at, sales_ends_at)`."""
+
+    ticket_id: UUID = Field(description="A ticket of the list.")
+    position: int = Field(description="Its place in the list, from 1.")
+    sales_starts_at: AwareDatetime = Field(description="The first instant at which it is on sale, sent in UTC.")
+    sales_ends_at: AwareDatetime = Field(
+        description="The first instant at which it is no longer on sale, sent in UTC."
+    )
+    version: int = Field(description="The ticket's version with this position and this window.")
+
+
+class TicketListState(Message):
+    """Carries positions and sales windows of the whole list and is the authority on them. Tickets that change with
+    their list have no `tickets.ticket.changed.v1`."""
+
+    event_id: UUID = Field(description="The event whose list it is. The envelope's `subject` is the same id.")
+    tickets: list[ListedTicket] = Field(description="All tickets of the event by position, hidden ones too.")
+    version: int = Field(
+        description="Rises with every change of the list. The envelope's `aggregateseq` is the same number."
+    )
+
+
+class TicketListArrangedV1(TicketListState):
+    """Tickets of an event have new positions: one was moved or inserted, or all were arranged."""
+
+    message_type: ClassVar[str] = "tickets.list.arranged.v1"
+
+
+class TicketListRescheduledV1(TicketListState):
+    """The event has another time zone, so the sales windows of its tickets are at other instants."""
+
+    message_type: ClassVar[str] = "tickets.list.rescheduled.v1"

@@ -1,188 +1,149 @@
-"""All SQL about tickets.
+"""All SQL about tickets, except that of the public list."""
 
-What is shown of tickets is put together by PostgreSQL as JSON text: the list of what is on sale is asked for by
-everybody at the moment sales begin, and rows that become objects, then models, then text cost several times as much
-as the query. ``schemas.TicketRead`` describes that text; a test holds both together.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ARRAY, Integer, Select, Uuid, case, cast, column, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shared.contracts.tickets import ListedTicket
 from tickets.models import EventCopy, Ticket
 
-# The sales window is [start, end), and nothing is sold after the event, even when its end was moved to before the
-# end of sales. `c.now` is the database's clock, the same instant for all rows of a statement.
-_SALES = (
-    "CASE WHEN c.now < t.sales_starts_at THEN 'upcoming'"
-    " WHEN c.now < least(t.sales_ends_at, e.ends_at) THEN 'open' ELSE 'past' END"
-)
-_CLOCK = "(SELECT coalesce($3::timestamptz, statement_timestamp()) AS now) c"
-
-
-def _money(column: str) -> str:
-    return (
-        f"""CASE WHEN t.{column} IS NULL THEN 'null'"""
-        f""" ELSE '{{"amount_minor":' || t.{column} || ',"currency":"' || t.currency || '"}}' END"""
-    )
-
-
-# Name, form and value of each member. `format` costs half of what `json_build_object` does; what users write goes
-# through `to_json`, which escapes it, and all else can't hold a character that needs it. No value may be NULL.
-_MEMBERS = (
-    ("id", '"%s"', "t.id"),
-    ("event_id", '"%s"', "t.event_id"),
-    ("name", "%s", "to_json(t.name)"),
-    ("description", "%s", "to_json(t.description)"),
-    ("type", '"%s"', "t.type"),
-    ("price", "%s", _money("price_minor")),
-    ("min_price", "%s", _money("min_price_minor")),
-    ("max_price", "%s", _money("max_price_minor")),
-    ("quantity", "%s", "t.quantity"),
-    ("min_per_order", "%s", "t.min_per_order"),
-    ("max_per_order", "%s", "t.max_per_order"),
-    ("is_hidden", "%s", "t.is_hidden::text"),
-    ("position", "%s", "t.position"),
-    ("sales_starts_at", '"%s"', "t.sales_starts_text"),
-    ("sales_ends_at", '"%s"', "t.sales_ends_text"),
-    ("sales", '"%s"', _SALES),
-    ("version", "%s", "t.version"),
-)
-_TICKET = (
-    "format('{"
-    + ",".join(f'"{name}":{form}' for name, form, _ in _MEMBERS)
-    + "}', "
-    + ", ".join(value for *_, value in _MEMBERS)
-    + ")"
-)
-
-# $1 the event, $2 the reader's organizer or NULL, $3 an instant in place of now, $4 a state of sales or NULL.
-# The tag counts the edges of windows that time has passed: with the version they determine the text.
-_LIST = f"""
-SELECT e.list_version || '-' || coalesce(sum((t.sales_starts_at <= c.now)::int
-           + (least(t.sales_ends_at, e.ends_at) <= c.now)::int), 0)
-           || CASE WHEN e.organizer = $2 THEN 'o' ELSE 'p' END AS tag,
-       coalesce(e.organizer = $2, false) AS is_own,
-       coalesce(string_agg({_TICKET}, ',' ORDER BY t.position)
-           FILTER (WHERE t.id IS NOT NULL AND ($4::text IS NULL OR $4 = {_SALES})), '') AS tickets
-FROM event_copies e
-CROSS JOIN {_CLOCK}
-LEFT JOIN tickets t ON t.event_id = e.event_id AND (NOT t.is_hidden OR e.organizer = $2)
-WHERE e.%s = $1 AND (e.state = 'published' OR e.organizer = $2)
-GROUP BY e.event_id, c.now
-"""  # noqa: S608 - put together from constants
-_LIST_BY_ID = _LIST.replace("e.%s", "e.event_id")
-_LIST_BY_IDENTIFIER = _LIST.replace("e.%s", "e.identifier")
-
-# $1 the ticket, $2 the reader's organizer or NULL, $3 an instant in place of now.
-_ONE = f"""
-SELECT t.version || '-' || {_SALES} AS tag, {_TICKET} AS ticket
-FROM tickets t
-JOIN event_copies e USING (event_id)
-CROSS JOIN {_CLOCK}
-WHERE t.id = $1 AND (t.organizer = $2 OR (e.state = 'published' AND NOT t.is_hidden))
-"""  # noqa: S608 - put together from constants
-
-
-class Connection(Protocol):
-    """An asyncpg connection or pool."""
-
-    async def fetchrow(self, query: str, *args: object) -> Any: ...
-
 
 @dataclass(frozen=True, slots=True)
-class ShownTicket:
-    tag: str
-    json: str
+class TicketView:
+    """A ticket and what the database's clock says of it.
+
+    ``sales`` is ``upcoming``, ``open`` or ``past``. ``edges`` counts the start and the end of its window that have
+    passed. A window is ``[start, end)``, and the end of the event ends it too.
+    """
+
+    ticket: Ticket
+    sales: str
+    edges: int
 
 
-@dataclass(frozen=True, slots=True)
-class ShownTickets:
-    """``json`` holds the tickets separated by commas, without the brackets."""
-
-    tag: str
-    json: str
-    is_own: bool
-
-
-async def list_on(
-    connection: Connection, event: UUID | str, reader: str | None, sales: str | None, *, now: datetime | None = None
-) -> ShownTickets | None:
-    """The tickets that ``reader`` may see, in one statement and round trip; ``None`` when not even the event."""
-    row = await connection.fetchrow(_by(event), event, reader, now, sales)
-    return None if row is None else ShownTickets(row["tag"], row["tickets"], row["is_own"])
-
-
-async def list_tickets(
-    session: AsyncSession, event: UUID | str, reader: str | None, *, now: datetime | None = None
-) -> ShownTickets | None:
-    """The same within a transaction, with what it has changed."""
-    row = await _fetch(session, _by(event), event, reader, now, None)
-    return None if row is None else ShownTickets(row.tag, row.tickets, row.is_own)
-
-
-async def show_ticket(
+async def view_ticket(
     session: AsyncSession, ticket_id: UUID, reader: str | None, *, now: datetime | None = None
-) -> ShownTicket | None:
-    """``None`` when there is no such ticket for ``reader``."""
-    row = await _fetch(session, _ONE, ticket_id, reader, now)
-    return None if row is None else ShownTicket(row.tag, row.ticket)
+) -> TicketView | None:
+    """Return ``None`` when there is no such ticket for ``reader``. ``now`` stands in for the clock, in tests."""
+    is_visible = or_(Ticket.organizer == reader, (EventCopy.state == "published") & ~Ticket.is_hidden)
+    found = await session.execute(_views(now).where(Ticket.id == ticket_id, is_visible))
+    row = found.one_or_none()
+    return None if row is None else TicketView(*row)
 
 
-def _by(event: UUID | str) -> str:
-    return _LIST_BY_ID if isinstance(event, UUID) else _LIST_BY_IDENTIFIER
-
-
-async def _fetch(session: AsyncSession, query: str, *args: object) -> Any:
-    await session.flush()  # the statement is the driver's, which knows of no pending changes
-    connection = await session.connection()
-    return (await connection.exec_driver_sql(query, args)).one_or_none()
-
-
-# Changing
-
-
-async def lock_event(session: AsyncSession, event: UUID | str, organizer: str) -> tuple[EventCopy, datetime] | None:
-    """The organizer's own event, locked until the transaction ends, and the database's time. Waits for the lock."""
+async def view_tickets(
+    session: AsyncSession, event_id: UUID, organizer: str, *, now: datetime | None = None
+) -> list[TicketView]:
+    """Return all tickets of the organizer's event by position, hidden ones too. ``now`` as in ``view_ticket``."""
     found = await session.execute(
-        select(EventCopy, func.clock_timestamp())
-        .where(_is(event), EventCopy.organizer == organizer)
-        .with_for_update()
-        # What was loaded before the lock was had may be old.
+        _views(now).where(Ticket.event_id == event_id, Ticket.organizer == organizer).order_by(Ticket.position)
+    )
+    return [TicketView(*row) for row in found]
+
+
+def _views(now: datetime | None) -> Select[Any]:
+    clock = func.statement_timestamp() if now is None else literal(now)
+    has_started = Ticket.sales_starts_at <= clock
+    has_ended = func.least(Ticket.sales_ends_at, EventCopy.ends_at) <= clock
+    sales = case((~has_started, "upcoming"), (has_ended, "past"), else_="open")
+    return (
+        select(Ticket, sales, cast(has_started, Integer) + cast(has_ended, Integer))
+        .join(EventCopy, EventCopy.event_id == Ticket.event_id)
         .execution_options(populate_existing=True)
     )
-    row = found.one_or_none()
-    return None if row is None else (row[0], row[1])
 
 
-def _is(event: UUID | str) -> ColumnElement[bool]:
-    return EventCopy.event_id == event if isinstance(event, UUID) else EventCopy.identifier == event
+async def has_event(session: AsyncSession, event_id: UUID, organizer: str) -> bool:
+    own = select(EventCopy.event_id).where(EventCopy.event_id == event_id, EventCopy.organizer == organizer)
+    return bool(await session.scalar(select(exists(own))))
 
 
-async def event_of(session: AsyncSession, ticket_id: UUID, organizer: str) -> UUID | None:
-    return await session.scalar(
-        select(Ticket.event_id).where(Ticket.id == ticket_id, Ticket.organizer == organizer)
+async def read_clock(session: AsyncSession) -> datetime:
+    now: datetime = (await session.scalars(select(func.clock_timestamp()))).one()
+    return now
+
+
+# Changes. The caller holds the event's lock.
+
+
+async def load_ticket(session: AsyncSession, ticket_id: UUID) -> Ticket:
+    found = await session.scalars(
+        select(Ticket).where(Ticket.id == ticket_id).execution_options(populate_existing=True)
     )
+    return found.one()
 
 
-async def tickets_of(session: AsyncSession, event: EventCopy) -> Sequence[Ticket]:
-    """In their order; at most ``rules.MAX_TICKETS``. The caller holds the event's lock."""
+async def load_tickets(session: AsyncSession, event: EventCopy) -> Sequence[Ticket]:
+    """Return the event's tickets by position; at most ``rules.MAX_TICKETS``."""
     found = await session.scalars(
         select(Ticket)
-        .where(Ticket.event_id == event.event_id, Ticket.organizer == event.organizer)
+        .where(Ticket.event_id == event.event_id)
         .order_by(Ticket.position)
+        .execution_options(populate_existing=True)
     )
     return found.all()
 
 
-async def is_name_taken(session: AsyncSession, event: EventCopy, name: str, *, but: UUID | None = None) -> bool:
-    """Upper and lower case do not make two names."""
+async def list_ids(session: AsyncSession, event: EventCopy) -> Sequence[UUID]:
+    """Return the ids of the event's tickets by position."""
+    found = await session.scalars(
+        select(Ticket.id).where(Ticket.event_id == event.event_id).order_by(Ticket.position)
+    )
+    return found.all()
+
+
+async def is_name_used(
+    session: AsyncSession, event: EventCopy, name: str, *, except_for: UUID | None = None
+) -> bool:
+    """Compare names without regard to case."""
     same = select(Ticket.id).where(Ticket.event_id == event.event_id, func.lower(Ticket.name) == func.lower(name))
-    if but is not None:
-        same = same.where(Ticket.id != but)
+    if except_for is not None:
+        same = same.where(Ticket.id != except_for)
     return bool(await session.scalar(select(exists(same))))
+
+
+async def listed_tickets(session: AsyncSession, event: EventCopy) -> list[ListedTicket]:
+    """Return what messages of the list tell of the event's tickets, by position."""
+    found = await session.execute(
+        select(
+            Ticket.id.label("ticket_id"),
+            Ticket.position,
+            Ticket.sales_starts_at,
+            Ticket.sales_ends_at,
+            Ticket.version,
+        )
+        .where(Ticket.event_id == event.event_id)
+        .order_by(Ticket.position)
+    )
+    return [ListedTicket(**row) for row in found.mappings()]
+
+
+async def write_positions(session: AsyncSession, event: EventCopy, ticket_ids: Sequence[UUID]) -> None:
+    """Number the event's tickets in this sequence, from 1, and raise the version of those that move.
+
+    One statement for all. Tickets that the session holds stay as they were loaded.
+    """
+    wanted = func.unnest(cast(ticket_ids, ARRAY(Uuid))).table_valued(
+        column("id", Uuid), with_ordinality="position", name="wanted"
+    )
+    wanted = wanted.render_derived()
+    await session.execute(
+        update(Ticket)
+        .where(
+            Ticket.id == wanted.c.id,
+            Ticket.event_id == event.event_id,
+            Ticket.position != wanted.c.position,
+        )
+        .values(position=wanted.c.position, version=Ticket.version + 1)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def write_windows(session: AsyncSession, changes: Sequence[Mapping[str, Any]]) -> None:
+    """Update tickets by ``id``, all in one round trip. Tickets that the session holds stay as they were loaded."""
+    await session.execute(update(Ticket).execution_options(synchronize_session=False), list(changes))

@@ -1,10 +1,9 @@
-"""What the API takes and gives for tickets."""
+"""Bodies of requests and answers about tickets."""
 
 from typing import Annotated, Literal, Self, TypeAlias
 from uuid import UUID
 
 from pydantic import (
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,12 +16,13 @@ from pydantic_core import PydanticCustomError
 
 from shared.http.fields import WallTimeInput
 from shared.texts import Storable
-from tickets.tickets.rules import MAX_TICKETS
+from tickets.models import Ticket
+from tickets.tickets.repository import TicketView
+from tickets.tickets.rules import MAX_TICKETS, Sales
 
 MAX_AMOUNT = 10**12
 
 Type: TypeAlias = Literal["free", "paid", "donation"]
-Sales: TypeAlias = Literal["open", "upcoming", "past"]
 Name: TypeAlias = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200, strip_whitespace=True),
@@ -48,7 +48,7 @@ class Money(BaseModel):
         description="In the currency's smallest unit: 1500 is 15.00 EUR, or 1500 JPY."
     )
     currency: Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")] = Field(
-        description="ISO 4217.", examples=["EUR"]
+        description="ISO 4217 code.", examples=["EUR"]
     )
 
 
@@ -58,29 +58,32 @@ class _TicketFields(BaseModel):
     # The names of earlier releases: refused with the new name, and left out of the docs.
     min_order: SkipJsonSchema[Annotated[None, _renamed_to("min_per_order")]] = None
     max_order: SkipJsonSchema[Annotated[None, _renamed_to("max_per_order")]] = None
-
-    price: Money | None = Field(default=None, description="Of a paid ticket, above zero.")
-    min_price: Money | None = Field(default=None, description="Of a donation; 0 leaves it to the donor.")
-    max_price: Money | None = Field(default=None, description="Of a donation, if there is a highest amount.")
+    price: Money | None = Field(default=None, description="Price of a paid ticket; must be greater than 0.")
+    min_price: Money | None = Field(
+        default=None, description="Lowest amount of a donation; 0 lets donors give any amount."
+    )
+    max_price: Money | None = Field(
+        default=None, description="Highest amount of a donation; null when there is no limit."
+    )
 
 
 class TicketCreate(_TicketFields):
-    name: Name = Field(description="Unique among the event's tickets; case does not count.")
+    name: Name = Field(description="Must be unique among the event's tickets, without regard to case.")
     description: Description = ""
     type: Type
     quantity: Count = Field(default=100, description="How many there are.")
     min_per_order: Count = Field(default=1, description="The least that one order must have of it.")
     max_per_order: Count = Field(default=10, description="The most that one order may have of it.")
-    is_hidden: bool = Field(default=False, strict=True, description="Not in the public list.")
-    position: Position | None = Field(default=None, description="From 1; the last place unless given.")
-    sales_starts_at: WallTimeInput | None = Field(default=None, description="Now, unless given.")
+    is_hidden: bool = Field(default=False, strict=True, description="Whether the public list leaves it out.")
+    position: Position | None = Field(default=None, description="Place in the list, from 1. Default: the last.")
+    sales_starts_at: WallTimeInput | None = Field(default=None, description="Default: now.")
     sales_ends_at: WallTimeInput | None = Field(
-        default=None, description="The first moment at which it is no longer sold. The event's end, unless given."
+        default=None, description="The first instant at which it is no longer sold. Default: the event's end."
     )
 
 
 class TicketUpdate(_TicketFields):
-    """Only what is sent changes; the ticket as a whole must keep the rules."""
+    """Only fields that are sent change. The ticket as a whole must keep the rules."""
 
     name: Name | None = None
     description: Description | None = None
@@ -89,28 +92,35 @@ class TicketUpdate(_TicketFields):
     min_per_order: Count | None = None
     max_per_order: Count | None = None
     is_hidden: Annotated[bool, Field(strict=True)] | None = None
-    position: Position | None = Field(default=None, description="Where it goes; the others make room.")
+    position: Position | None = Field(
+        default=None, description="Moves the ticket to this place; the others make room."
+    )
     sales_starts_at: WallTimeInput | None = None
     sales_ends_at: WallTimeInput | None = None
 
     @model_validator(mode="after")
-    def _only_prices_can_be_emptied(self) -> Self:
+    def _only_prices_may_be_null(self) -> Self:
         for name in self.model_fields_set - _TicketFields.model_fields.keys():
             if getattr(self, name) is None:
-                raise ValueError(f"{name} can't be null; leave it out to keep it as it is")
+                raise ValueError(f"{name} cannot be null. Leave it out to keep its value.")
         return self
 
 
-class TicketOrder(BaseModel):
+class TicketPositions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     ticket_ids: list[UUID] = Field(
-        max_length=MAX_TICKETS, description="All tickets of the event, hidden ones too, in their new order."
+        max_length=MAX_TICKETS,
+        description="All tickets of the event, hidden ones too. The first gets position 1.",
     )
 
 
+# Text, since `isoformat` writes +00:00 where pydantic would write Z.
+_Instant: TypeAlias = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
 class TicketRead(BaseModel):
-    """Describes what ``repository`` puts together."""
+    """The public list writes the same JSON without this class, see ``public_list``."""
 
     id: UUID
     event_id: UUID
@@ -125,15 +135,40 @@ class TicketRead(BaseModel):
     max_per_order: int
     is_hidden: bool
     position: int
-    sales_starts_at: AwareDatetime = Field(description="With the offset of the event's zone.")
-    sales_ends_at: AwareDatetime = Field(
-        description="With the offset of the event's zone. No longer sold at this moment, nor after the event's end."
+    sales_starts_at: _Instant = Field(description="With the offset of the event's zone.")
+    sales_ends_at: _Instant = Field(
+        description="With the offset of the event's zone. Not sold at this instant, nor after the event's end."
     )
     sales: Sales = Field(description="By the database's clock at the time of the answer.")
-    version: int = Field(description='`"<version>"` is good for `If-Match`, as is the `ETag`.')
+    version: int = Field(description='`"<version>"` may be sent as `If-Match`, as may the `ETag`.')
+
+    @classmethod
+    def of(cls, view: TicketView) -> Self:
+        ticket = view.ticket
+        return cls.model_validate(
+            {
+                **{name: getattr(ticket, name) for name in _SAME_NAME},
+                "price": _money(ticket.price_minor, ticket.currency),
+                "min_price": _money(ticket.min_price_minor, ticket.currency),
+                "max_price": _money(ticket.max_price_minor, ticket.currency),
+                "sales_starts_at": ticket.sales_starts_text,
+                "sales_ends_at": ticket.sales_ends_text,
+                "sales": view.sales,
+            }
+        )
+
+
+_SAME_NAME = (TicketRead.model_fields.keys() & Ticket.__mapper__.columns.keys()) - {
+    "sales_starts_at",
+    "sales_ends_at",
+}
+
+
+def _money(minor: int | None, currency: str | None) -> Money | None:
+    return None if minor is None or currency is None else Money(amount_minor=minor, currency=currency)
 
 
 class TicketsOfEvent(BaseModel):
-    """All of them, for other services."""
+    """All tickets of an event, for other services."""
 
     tickets: list[TicketRead]

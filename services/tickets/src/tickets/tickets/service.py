@@ -1,26 +1,32 @@
-"""What organizers do with tickets. Every change holds the lock of the event's row, so changes come one by one."""
+"""What organizers do with tickets. Each change holds the lock of the event's row, so changes run one by one."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.contracts.tickets import TicketChangedV1, TicketCreatedV1
+from shared.contracts.tickets import (
+    TicketChangedV1,
+    TicketCreatedV1,
+    TicketListArrangedV1,
+    TicketListRescheduledV1,
+)
 from shared.http.etags import check_if_match, etag_of
 from shared.ids import new_id
 from shared.messaging import outbox
 from shared.problems import Conflict, NotFound
-from shared.walltime import WallTime, at, resolve
+from shared.walltime import at, resolve
+from tickets.event_copies.repository import lock_event, lock_event_of
 from tickets.models import EventCopy, Ticket
 from tickets.tickets import repository
-from tickets.tickets.repository import ShownTicket, ShownTickets
+from tickets.tickets.repository import TicketView
 from tickets.tickets.rules import (
     MAX_TICKETS,
     Amount,
     Terms,
     check_complete,
     check_terms,
+    list_etag,
     moved,
     window_columns,
     window_in_zone,
@@ -31,9 +37,10 @@ from tickets.tickets.schemas import Money, TicketCreate, TicketUpdate
 
 
 class EventNotFound(NotFound):
-    """404, and not a 409 that promises more: an id that nobody made and another organizer's draft get the same
-    words, so nothing is told of either. ``Retry-After`` is for those whose event's message is still on its way,
-    which takes less than 100 ms when all is well."""
+    """Say the same of an id that nobody made and of another organizer's draft.
+
+    ``Retry-After`` is for callers whose event is new: its message arrives within 100 ms when all is well.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -49,25 +56,28 @@ class TicketNotFound(NotFound):
 
 class TicketNameTaken(Conflict):
     code = "ticket-name-taken"
-    title = "The event has a ticket of this name"
+    title = "Duplicate ticket name"
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"The event has a ticket named {name!r}; upper and lower case make no difference. Choose another name.",
+            f"The event has a ticket named {name!r}. Names must be unique without regard to case; "
+            "choose another name.",
             field="name",
         )
 
 
 class TooManyTickets(Conflict):
     code = "too-many-tickets"
-    title = "The event has as many tickets as it can have"
+    title = "Ticket limit reached"
 
     def __init__(self) -> None:
-        super().__init__(f"An event has at most {MAX_TICKETS} tickets. Change one that is not used any more.")
+        super().__init__(
+            f"The event has {MAX_TICKETS} tickets, and an event cannot have more. Change one that is not used."
+        )
 
 
 def event_key(reference: str) -> UUID | str:
-    """An event's id, or its identifier of 8 lower-case characters. Raises ``EventNotFound`` for all else."""
+    """Return an event's id, or its identifier of 8 lower-case characters. Raises ``EventNotFound`` for all else."""
     if len(reference) == 8 and reference.isascii() and reference.isalnum():
         return reference
     try:
@@ -78,27 +88,26 @@ def event_key(reference: str) -> UUID | str:
     raise EventNotFound
 
 
-async def read_ticket(session: AsyncSession, ticket_id: UUID, reader: str | None) -> ShownTicket:
-    shown = await repository.show_ticket(session, ticket_id, reader)
-    if shown is None:
+async def read_ticket(session: AsyncSession, ticket_id: UUID, reader: str | None) -> TicketView:
+    view = await repository.view_ticket(session, ticket_id, reader)
+    if view is None:
         raise TicketNotFound
-    return shown
+    return view
 
 
-async def own_tickets(session: AsyncSession, event_id: UUID, organizer: str) -> ShownTickets:
-    shown = await repository.list_tickets(session, event_id, organizer)
-    if shown is None or not shown.is_own:
+async def read_tickets(session: AsyncSession, event_id: UUID, organizer: str) -> list[TicketView]:
+    """Return all tickets of the organizer's own event by position."""
+    if not await repository.has_event(session, event_id, organizer):
         raise EventNotFound
-    return shown
+    return await repository.view_tickets(session, event_id, organizer)
 
 
-async def create_ticket(session: AsyncSession, organizer: str, event_ref: str, wanted: TicketCreate) -> UUID:
-    """Returns the new ticket's id. Raises what ``rules.check_terms`` and ``walltime.resolve`` raise,
-    ``EventNotFound``, ``TicketNameTaken``, ``TooManyTickets``, ``PositionOutOfRange``."""
-    event, now = await _lock_event(session, event_ref, organizer)
+async def create_ticket(session: AsyncSession, organizer: str, event_ref: str, wanted: TicketCreate) -> TicketView:
+    """Raises what ``rules.check_terms`` and ``walltime.resolve`` raise, ``EventNotFound``, ``TicketNameTaken``,
+    ``TooManyTickets``, ``PositionOutOfRange``."""
+    event = await _lock_event(session, event_ref, organizer)
     zone = event.timezone
     event_ends = at(event.ends_at, zone)
-    starts, ends = wanted.sales_starts_at, wanted.sales_ends_at
     terms = Terms(
         type=wanted.type,
         price=_amount(wanted.price),
@@ -107,16 +116,18 @@ async def create_ticket(session: AsyncSession, organizer: str, event_ref: str, w
         quantity=wanted.quantity,
         min_per_order=wanted.min_per_order,
         max_per_order=wanted.max_per_order,
-        sales_starts=at(now.replace(microsecond=0), zone)
-        if starts is None
-        else resolve(starts, zone, field="sales_starts_at"),
-        sales_ends=event_ends if ends is None else resolve(ends, zone, field="sales_ends_at"),
+        sales_starts=resolve(wanted.sales_starts_at, zone, field="sales_starts_at")
+        if wanted.sales_starts_at
+        else at((await repository.read_clock(session)).replace(microsecond=0), zone),
+        sales_ends=resolve(wanted.sales_ends_at, zone, field="sales_ends_at")
+        if wanted.sales_ends_at
+        else event_ends,
     )
     check_terms(terms, event_ends=event_ends)
-    others = await repository.tickets_of(session, event)
+    others = await repository.list_ids(session, event)
     if len(others) >= MAX_TICKETS:
         raise TooManyTickets
-    if await repository.is_name_taken(session, event, wanted.name):
+    if await repository.is_name_used(session, event, wanted.name):
         raise TicketNameTaken(wanted.name)
 
     ticket = Ticket(
@@ -126,87 +137,102 @@ async def create_ticket(session: AsyncSession, organizer: str, event_ref: str, w
         name=wanted.name,
         description=wanted.description,
         is_hidden=wanted.is_hidden,
+        position=wanted.position or len(others) + 1,
         version=1,
     )
+    arranged = moved([*others, ticket.id], ticket.id, ticket.position)
     _write(ticket, terms)
-    _place([*others, ticket], ticket, wanted.position or len(others) + 1)
-    await _record_changes(session, event, others)
-    event.list_version += 1
     session.add(ticket)
-    await _tell(session, TicketCreatedV1, ticket)
-    return ticket.id
+    event.list_version += 1
+    await _publish_ticket(session, TicketCreatedV1, ticket)
+    if arranged[-1] != ticket.id:
+        await _arrange(session, event, arranged)
+    return await read_ticket(session, ticket.id, organizer)
 
 
 async def change_ticket(
     session: AsyncSession, organizer: str, ticket_id: UUID, wanted: TicketUpdate, *, if_match: str | None
-) -> None:
-    """Changes what was sent, and nothing when all of it is so already.
+) -> TicketView:
+    """Change what was sent, and nothing when all of it is so already. A new position is a move.
 
     Raises ``TicketNotFound``, ``PreconditionFailed`` and what ``create_ticket`` raises.
     """
-    event_id = await repository.event_of(session, ticket_id, organizer)
-    locked = event_id and await repository.lock_event(session, event_id, organizer)
-    if not locked:
+    event = await lock_event_of(session, ticket_id, organizer)
+    if event is None:
         raise TicketNotFound
-    event, _ = locked
-    tickets = await repository.tickets_of(session, event)
-    ticket = next(ticket for ticket in tickets if ticket.id == ticket_id)
+    ticket = await repository.load_ticket(session, ticket_id)
     check_if_match(without_clock(if_match), etag_of(ticket.version))
 
-    given = wanted.model_fields_set
     terms = _changed_terms(ticket, event.timezone, wanted)
-    moves_window = not given.isdisjoint({"sales_starts_at", "sales_ends_at"})
+    moves_window = not wanted.model_fields_set.isdisjoint({"sales_starts_at", "sales_ends_at"})
     check_terms(terms, event_ends=at(event.ends_at, event.timezone) if moves_window else None)
+    if wanted.name is not None and await repository.is_name_used(session, event, wanted.name, except_for=ticket.id):
+        raise TicketNameTaken(wanted.name)
+    arranged = None
+    if wanted.position not in (None, ticket.position):
+        arranged = moved(await repository.list_ids(session, event), ticket.id, wanted.position)
+
     if wanted.name is not None:
-        if await repository.is_name_taken(session, event, wanted.name, but=ticket.id):
-            raise TicketNameTaken(wanted.name)
         ticket.name = wanted.name
     if wanted.description is not None:
         ticket.description = wanted.description
     if wanted.is_hidden is not None:
         ticket.is_hidden = wanted.is_hidden
     _write(ticket, terms)
+    has_changed = session.is_modified(ticket)
     if wanted.position is not None:
-        _place(tickets, ticket, wanted.position)
-    await _record_changes(session, event, tickets)
+        ticket.position = wanted.position
+    if has_changed or arranged:
+        ticket.version += 1
+    if has_changed:
+        event.list_version += 1
+        await _publish_ticket(session, TicketChangedV1, ticket)
+    if arranged:
+        await _arrange(session, event, arranged)
+    return await read_ticket(session, ticket.id, organizer)
 
 
-async def order_tickets(
+async def arrange_tickets(
     session: AsyncSession, organizer: str, event_ref: str, ticket_ids: Sequence[UUID], *, if_match: str | None
-) -> UUID:
-    """Puts all tickets of the event into this order; returns the event's id.
+) -> tuple[str, list[TicketView]]:
+    """Give all tickets of the event the positions of this sequence; return the list's ETag and the tickets.
 
     Raises ``EventNotFound``, ``PreconditionFailed`` when the list was changed since, ``TicketSetChanged``.
     """
-    event, _ = await _lock_event(session, event_ref, organizer)
+    event = await _lock_event(session, event_ref, organizer)
     check_if_match(without_clock(if_match), etag_of(event.list_version))
-    tickets = await repository.tickets_of(session, event)
-    check_complete(ticket_ids, [ticket.id for ticket in tickets])
-    _put_in_order(tickets, ticket_ids)
-    await _record_changes(session, event, tickets)
-    return event.event_id
+    current = await repository.list_ids(session, event)
+    check_complete(ticket_ids, current)
+    if list(ticket_ids) != list(current):
+        await _arrange(session, event, ticket_ids)
+    views = await repository.view_tickets(session, event.event_id, organizer)
+    return list_etag(event.list_version, sum(view.edges for view in views), is_own=True), views
 
 
-async def move_to_zone(session: AsyncSession, event: EventCopy) -> None:
-    """Keeps what the clocks show after the event's zone has changed: the sales windows move to other instants.
+async def reschedule_tickets(session: AsyncSession, event: EventCopy) -> None:
+    """Keep the wall times of all sales windows after the event's zone has changed: they move to other instants.
 
     The caller holds the event's lock. Never refuses, see ``rules.window_in_zone``.
     """
-    tickets = await repository.tickets_of(session, event)
-    for ticket in tickets:
-        _write_window(ticket, *window_in_zone(ticket, event.timezone))
-    await _record_changes(session, event, tickets)
+    changes = []
+    for ticket in await repository.load_tickets(session, event):
+        window = window_columns(*window_in_zone(ticket, event.timezone))
+        if any(getattr(ticket, name) != value for name, value in window.items()):
+            changes.append({"id": ticket.id, "version": ticket.version + 1, **window})
+    if changes:
+        await repository.write_windows(session, changes)
+        await _publish_list(session, TicketListRescheduledV1, event)
 
 
-async def _lock_event(session: AsyncSession, event_ref: str, organizer: str) -> tuple[EventCopy, datetime]:
-    locked = await repository.lock_event(session, event_key(event_ref), organizer)
-    if locked is None:
+async def _lock_event(session: AsyncSession, event_ref: str, organizer: str) -> EventCopy:
+    event = await lock_event(session, event_key(event_ref), organizer)
+    if event is None:
         raise EventNotFound
-    return locked
+    return event
 
 
 def _changed_terms(ticket: Ticket, zone: str, wanted: TicketUpdate) -> Terms:
-    """The stored terms with what was sent in their place."""
+    """Return the stored terms with what was sent in their place."""
 
     def amount(name: str) -> Amount | None:
         if name in wanted.model_fields_set:
@@ -244,45 +270,31 @@ def _write(ticket: Ticket, terms: Terms) -> None:
     ticket.quantity = terms.quantity
     ticket.min_per_order = terms.min_per_order
     ticket.max_per_order = terms.max_per_order
-    _write_window(ticket, terms.sales_starts, terms.sales_ends)
-
-
-def _write_window(ticket: Ticket, starts: WallTime, ends: WallTime) -> None:
-    for name, value in window_columns(starts, ends).items():
+    for name, value in window_columns(terms.sales_starts, terms.sales_ends).items():
         setattr(ticket, name, value)
 
 
-def _place(tickets: Sequence[Ticket], ticket: Ticket, position: int) -> None:
-    _put_in_order(tickets, moved([other.id for other in tickets], ticket.id, position))
+async def _arrange(session: AsyncSession, event: EventCopy, ticket_ids: Sequence[UUID]) -> None:
+    await repository.write_positions(session, event, ticket_ids)
+    await _publish_list(session, TicketListArrangedV1, event)
 
 
-def _put_in_order(tickets: Sequence[Ticket], ticket_ids: Sequence[UUID]) -> None:
-    by_id = {ticket.id: ticket for ticket in tickets}
-    for position, ticket_id in enumerate(ticket_ids, start=1):
-        by_id[ticket_id].position = position
-
-
-async def _record_changes(session: AsyncSession, event: EventCopy, tickets: Sequence[Ticket]) -> None:
-    """A new version and a message for each of the tickets that has changed, and a new version of the list."""
-    changed = [ticket for ticket in tickets if session.is_modified(ticket)]
-    for ticket in changed:
-        ticket.version += 1
-    for ticket in changed:
-        await _tell(session, TicketChangedV1, ticket)
-    if changed:
-        event.list_version += 1
-
-
-async def _tell(
+async def _publish_ticket(
     session: AsyncSession, message: type[TicketCreatedV1] | type[TicketChangedV1], ticket: Ticket
 ) -> None:
+    same = {name: getattr(ticket, name) for name in message.model_fields.keys() - {"ticket_id"}}
+    await outbox.add(session, message(ticket_id=ticket.id, **same), subject=ticket.id, seq=ticket.version)
+
+
+async def _publish_list(
+    session: AsyncSession, message: type[TicketListArrangedV1] | type[TicketListRescheduledV1], event: EventCopy
+) -> None:
+    """Publish the list as it is in the database, in one message with a new version of the list."""
+    event.list_version += 1
     facts = message(
-        organizer=ticket.organizer,
-        ticket_id=ticket.id,
-        event_id=ticket.event_id,
-        name=ticket.name,
-        sales_starts_at=ticket.sales_starts_at,
-        sales_ends_at=ticket.sales_ends_at,
-        version=ticket.version,
+        organizer=event.organizer,
+        event_id=event.event_id,
+        tickets=await repository.listed_tickets(session, event),
+        version=event.list_version,
     )
-    await outbox.add(session, facts, subject=ticket.id, seq=ticket.version)
+    await outbox.add(session, facts, subject=event.event_id, seq=event.list_version)

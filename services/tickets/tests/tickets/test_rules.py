@@ -1,5 +1,3 @@
-"""Decisions that need no database."""
-
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -48,7 +46,7 @@ A, B, C = (UUID(int=number) for number in (1, 2, 3))
         replace(FREE, quantity=3, min_per_order=3, max_per_order=3),
     ],
 )
-def test_sensible_terms_are_taken(terms: Terms) -> None:
+def test_valid_terms_are_accepted(terms: Terms) -> None:
     check_terms(terms, event_ends=EVENT_ENDS)
 
 
@@ -72,22 +70,22 @@ def test_sensible_terms_are_taken(terms: Terms) -> None:
         ({"price": TEN, "quantity": 1, "min_per_order": 20}, {"price", "quantity", "max_per_order"}),
     ],
 )
-def test_every_broken_rule_is_named_with_its_field(changes: dict[str, Any], fields: set[str]) -> None:
+def test_each_broken_rule_is_reported_with_its_field(changes: dict[str, Any], fields: set[str]) -> None:
     with pytest.raises(TicketInvalid) as refused:
         check_terms(replace(FREE, **changes), event_ends=EVENT_ENDS)
     assert {error.field for error in refused.value.errors} == fields
 
 
-def test_a_window_within_the_hour_that_happens_twice_is_compared_by_instants() -> None:
+def test_a_window_in_a_fold_is_compared_by_instants() -> None:
     starts = resolve("2097-10-27T02:45:00+02:00", ZONE, field="sales_starts_at")
     ends = resolve("2097-10-27T02:15:00+01:00", ZONE, field="sales_ends_at")
     assert ends.local < starts.local
     check_terms(replace(FREE, sales_starts=starts, sales_ends=ends), event_ends=EVENT_ENDS)
-    with pytest.raises(TicketInvalid, match="not after their start"):
+    with pytest.raises(TicketInvalid, match="must end after their start"):
         check_terms(replace(FREE, sales_starts=ends, sales_ends=starts), event_ends=EVENT_ENDS)
 
 
-def test_sales_may_end_with_the_event_and_not_a_moment_later() -> None:
+def test_sales_may_end_with_the_event_and_not_later() -> None:
     later = resolve("2097-10-28T18:00:00.000001", ZONE, field="sales_ends_at")
     with pytest.raises(TicketInvalid, match=r"2097-10-28T18:00:00\+01:00 \(Europe/Berlin\)"):
         check_terms(replace(FREE, sales_ends=later), event_ends=EVENT_ENDS)
@@ -95,7 +93,7 @@ def test_sales_may_end_with_the_event_and_not_a_moment_later() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ticket_id", "position", "order"),
+    ("ticket_id", "position", "sequence"),
     [
         (A, 1, [A, B, C]),
         (A, 2, [B, A, C]),
@@ -105,18 +103,18 @@ def test_sales_may_end_with_the_event_and_not_a_moment_later() -> None:
         (B, 3, [A, C, B]),
     ],
 )
-def test_a_move_makes_the_others_step_aside(ticket_id: UUID, position: int, order: list[UUID]) -> None:
-    assert moved([A, B, C], ticket_id, position) == order
+def test_a_move_shifts_the_others(ticket_id: UUID, position: int, sequence: list[UUID]) -> None:
+    assert moved([A, B, C], ticket_id, position) == sequence
 
 
 @pytest.mark.parametrize("position", [0, 4, -1])
-def test_a_position_beyond_the_list_is_refused_with_the_last_one(position: int) -> None:
-    with pytest.raises(PositionOutOfRange, match="1 to 3"):
+def test_a_position_outside_the_list_is_refused_with_the_range(position: int) -> None:
+    with pytest.raises(PositionOutOfRange, match="from 1 to 3"):
         moved([A, B, C], B, position)
 
 
 @pytest.mark.parametrize("given", [[A, B], [A, B, B], [A, B, C, C], [A, B, UUID(int=9)], []])
-def test_an_order_names_each_ticket_once(given: list[UUID]) -> None:
+def test_an_arrangement_must_name_each_ticket_once(given: list[UUID]) -> None:
     with pytest.raises(TicketSetChanged):
         check_complete(given, [A, B, C])
     check_complete([C, A, B], [A, B, C])
@@ -134,5 +132,5 @@ def test_an_order_names_each_ticket_once(given: list[UUID]) -> None:
         ('W/"3-open"', 'W/"3"'),
     ],
 )
-def test_the_clock_is_left_out_of_a_condition(if_match: str | None, by_version: str | None) -> None:
+def test_an_if_match_is_compared_without_the_clock(if_match: str | None, by_version: str | None) -> None:
     assert without_clock(if_match) == by_version
