@@ -18,9 +18,6 @@ from shared.auth.keys import JwksSource
 from shared.auth.outgoing import ServiceTokenAuth
 from shared.contracts.envelope import Envelope, Message
 from shared.database.engine import Sessions, new_engine
-from shared.jobs.attempts import claim, verdict
-from shared.jobs.requeue import requeue_lost_jobs
-from shared.jobs.rows import LEASE, JobColumns, enqueue
 from shared.messaging.connection import connect
 from shared.messaging.consumer import Consumer
 from shared.messaging.inbox import Subscription
@@ -30,7 +27,7 @@ from shared.messaging.topology import (
     parked_queue_name,
     queue_name,
 )
-from shared.problems import Conflict, Unavailable
+from shared.problems import Unavailable
 from shared.settings import Settings
 from shared.telemetry import metrics
 from shared.telemetry.metrics import TARGET_LABELS, http_seconds, measured_loop
@@ -155,52 +152,6 @@ async def test_a_pool_that_is_never_short_times_nobody(settings: Settings) -> No
             await connection.execute(text("SELECT 1"))
     assert value("rostrum_database_pool_wait_seconds_count") == waits
     await engine.dispose()
-
-
-async def test_jobs_that_have_not_ended_are_counted_with_the_age_of_the_oldest(
-    sessions: Sessions, job_class: type[JobColumns]
-) -> None:
-    async def measured() -> list[float | None]:
-        await requeue_lost_jobs(sessions, job_class, actor="probe.paint", queue="probe.jobs")
-        states = ("queued", "running")
-        names = ("rostrum_jobs", "rostrum_jobs_oldest_seconds")
-        return [value(name, actor="probe.paint", state=state) for state in states for name in names]
-
-    assert await measured() == [0, 0, 0, 0]
-    jobs = [job_class() for _ in range(3)]
-    async with sessions.begin() as session:
-        for job in jobs:
-            await enqueue(session, job, actor="probe.paint", queue="probe.jobs")
-        table = job_class.__tablename__  # type: ignore[attr-defined]
-        await session.execute(
-            text(f"UPDATE {table} SET created_at = created_at - interval '1 hour' WHERE id = :id"),
-            {"id": jobs[0].id},
-        )
-    async with claim(sessions, job_class, jobs[1].id):
-        queued, oldest, running, began = await measured()
-    assert (queued, running) == (2, 1)
-    assert oldest is not None
-    assert 3600 <= oldest < 3600 + 60
-    assert began is not None
-    assert began < LEASE.total_seconds()
-
-
-async def test_an_attempt_tells_how_it_went(sessions: Sessions, job_class: type[JobColumns]) -> None:
-    async def attempted(problem: Exception | None) -> str:
-        job = job_class()
-        async with sessions.begin() as session:
-            await enqueue(session, job, actor="probe.paint", queue="probe.jobs")
-        async with claim(sessions, job_class, job.id) as run:
-            assert run is not None
-            async with sessions.begin() as session:
-                if problem:
-                    raise problem
-                await run.finish(session)
-        return verdict.get()
-
-    assert await attempted(None) == "done"
-    assert await attempted(Conflict("The wall is wet.")) == "failed"
-    assert await attempted(Unavailable("No paint just now.")) == "postponed"
 
 
 async def test_a_messenger_tells_whether_it_consumes_and_what_lies_in_its_queues(

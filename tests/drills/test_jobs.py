@@ -27,7 +27,8 @@ from tests.drills.workshop import ACTOR, LEASE, QUEUE, SERVICE, Base, Job, Resul
 
 MESSENGER = Part("tests.drills.workshop")
 WORKER = Part("tests.drills.workshop_worker")
-TIMEOUT = 30 + 10 * LEASE
+# PostgreSQL keeps the row locks of a worker that froze inside a transaction for 60 s.
+TIMEOUT = 70 + 10 * LEASE
 
 
 class Workshop:
@@ -62,14 +63,14 @@ class Workshop:
             for table in (Job, Result, OUTBOX):
                 await session.execute(delete(table))
 
-    async def enqueue(self, count: int, *, kills: bool = False, hints: int = 1) -> list[UUID]:
-        """Jobs with this many hints each."""
+    async def enqueue(self, count: int, *, kills: bool = False, triggers: int = 1) -> list[UUID]:
+        """Jobs with this many triggers each."""
         async with self.sessions.begin() as session:
             enqueued = [Job(kills=kills) for _ in range(count)]
             for job in enqueued:
                 await rows.enqueue(session, job, actor=ACTOR, queue=QUEUE)
-                for number in range(1, hints):
-                    # With numbers that the sweep will not come to.
+                for number in range(1, triggers):
+                    # With numbers that the messenger does not reach.
                     await outbox.add_job(session, ACTOR, queue=QUEUE, job_id=job.id, attempt=1000 + number)
         return [job.id for job in enqueued]
 
@@ -92,7 +93,7 @@ class Workshop:
         finally:
             assert await self.states() == expected
 
-    async def until_hints_are_sent(self) -> None:
+    async def until_triggers_are_sent(self) -> None:
         async def are_sent() -> bool:
             async with self.sessions() as session:
                 return not await session.scalar(select(func.count()).where(OUTBOX.c.published_at.is_(None)))
@@ -100,7 +101,7 @@ class Workshop:
         async with asyncio.timeout(TIMEOUT):
             await until(are_sent)
 
-    async def lose_hints(self) -> None:
+    async def lose_triggers(self) -> None:
         async with await self._stage.broker.connect() as connection:
             channel = await connection.channel()
             await (await channel.get_queue(QUEUE)).purge()
@@ -194,17 +195,17 @@ async def results_of_a_frozen_worker(workshop: Workshop, *, without: str) -> set
     return set(results.values())
 
 
-async def test_of_three_hints_to_start_a_job_one_starts_it(workshop: Workshop) -> None:
-    assert await results_of_three_hints(workshop, without="") == {1}
+async def test_of_three_triggers_to_start_a_job_one_starts_it(workshop: Workshop) -> None:
+    assert await results_of_three_triggers(workshop, without="") == {1}
 
 
-async def test_without_the_claim_each_hint_would_start_the_job(workshop: Workshop) -> None:
-    assert await results_of_three_hints(workshop, without="claim") == {3}
+async def test_without_the_claim_each_trigger_would_start_the_job(workshop: Workshop) -> None:
+    assert await results_of_three_triggers(workshop, without="claim") == {3}
 
 
-async def results_of_three_hints(workshop: Workshop, *, without: str) -> set[int]:
-    """How many results each job has after all hints were heeded, by two workers at once."""
-    done = await workshop.enqueue(8, hints=3)
+async def results_of_three_triggers(workshop: Workshop, *, without: str) -> set[int]:
+    """How many results each job has after all triggers were heeded, by two workers at once."""
+    done = await workshop.enqueue(8, triggers=3)
     starts = [workshop.start(WORKER, without=without) for _ in range(2)]
     # The messenger would send more triggers than those.
     _, *workers = await asyncio.gather(workshop.start(MESSENGER, without="requeue"), *starts)
@@ -219,25 +220,25 @@ async def results_of_three_hints(workshop: Workshop, *, without: str) -> set[int
     return set(results.values())
 
 
-async def test_a_job_whose_hint_is_lost_is_started_by_another(workshop: Workshop) -> None:
+async def test_a_job_whose_trigger_is_lost_is_started_by_another(workshop: Workshop) -> None:
     lost = await workshop.enqueue(4)
-    await lose_hints_and_start(workshop, without="")
+    await lose_triggers_and_start(workshop, without="")
     await workshop.until_states(done=4)
     assert await workshop.results() == Counter(lost)
 
 
-async def test_without_requeueing_a_job_whose_hint_is_lost_would_wait_for_ever(workshop: Workshop) -> None:
+async def test_without_requeueing_a_job_whose_trigger_is_lost_would_wait_for_ever(workshop: Workshop) -> None:
     await workshop.enqueue(4)
-    await lose_hints_and_start(workshop, without="requeue")
+    await lose_triggers_and_start(workshop, without="requeue")
     later = await workshop.enqueue(8)
     await workshop.until_states(queued=4, done=8)
     assert await workshop.results() == Counter(later)
 
 
-async def lose_hints_and_start(workshop: Workshop, *, without: str) -> None:
+async def lose_triggers_and_start(workshop: Workshop, *, without: str) -> None:
     await workshop.start(MESSENGER, without=without)
-    await workshop.until_hints_are_sent()
-    await workshop.lose_hints()
+    await workshop.until_triggers_are_sent()
+    await workshop.lose_triggers()
     await workshop.start(WORKER)
 
 

@@ -23,8 +23,8 @@ from shared.database.engine import Sessions
 from shared.database.idempotency import idempotency_table
 from shared.database.tables import COLUMN_TYPES, new_metadata
 from shared.ids import new_id
-from shared.jobs import attempts, requeue
 from shared.jobs.attempts import Run, claim
+from shared.jobs.requeue import requeue_lost_jobs
 from shared.jobs.rows import JobColumns
 from shared.jobs.worker import open_database
 from shared.messaging.messenger import run_messenger
@@ -102,27 +102,24 @@ async def _take(sessions: Sessions, job_id: UUID) -> AsyncIterator[Run | None]:
     if os.environ.get("DRILL_WITHOUT") == "claim":
         yield Run(sessions, Job, job_id, new_id())
         return
-    async with claim(sessions, Job, job_id) as run:
+    async with claim(sessions, Job, job_id, lease=timedelta(seconds=LEASE)) as run:
         yield run
 
 
-async def _unguarded(self: Run, session: AsyncSession, **values: Any) -> None:
-    """``Run.guarded`` that lets an attempt write which has lost its lease."""
+async def _update_without_lease(self: Run, session: AsyncSession, **values: Any) -> None:
+    """``Run.update`` that lets an attempt write which has lost its lease."""
     job = await session.get_one(Job, self.job_id)
     for name, value in values.items():
         setattr(job, name, value)
 
 
 def set_up() -> None:
-    setattr(attempts, "LEASE", timedelta(seconds=LEASE))  # noqa: B010 - patched for the drill
-    setattr(requeue, "HINT_PATIENCE", timedelta(seconds=LEASE / 4))  # noqa: B010 - patched for the drill
     if os.environ.get("DRILL_WITHOUT") in ("claim", "lease"):
-        Run.guarded = _unguarded  # type: ignore[method-assign]
+        Run.update = _update_without_lease  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     set_up()
-    task = PeriodicTask(
-        "requeue_lost_jobs", 0.25, partial(requeue.requeue_lost_jobs, model=Job, actor=ACTOR, queue=QUEUE)
-    )
+    requeue = partial(requeue_lost_jobs, model=Job, actor=ACTOR, queue=QUEUE, patience=timedelta(seconds=LEASE / 4))
+    task = PeriodicTask("requeue_lost_jobs", 0.25, requeue)
     run_messenger(WorkshopSettings(), periodic_tasks=[] if os.environ.get("DRILL_WITHOUT") == "requeue" else [task])

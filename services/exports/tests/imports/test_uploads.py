@@ -408,7 +408,7 @@ async def test_an_ended_import_is_told_once_as_an_event_stream(
 
 _GIVEN_UP = {
     "type": "urn:rostrum:problem:job-given-up",
-    "title": "The work failed again and again",
+    "title": "Job failed repeatedly",
     "status": 500,
     "code": "job-given-up",
     "detail": "5 attempts ended without a result.",

@@ -1,16 +1,8 @@
-"""Jobs: long work as a row with a status that is the truth, and a dramatiq message that is only a hint to start.
-
-The hint goes through the outbox, so a committed job is never forgotten; ``sweep`` sends it again when it, or the
-worker that took it, got lost. A job may therefore be hinted at twice: ``claim`` lets one start win. Each attempt is
-counted before its work begins, so that work which kills its process can't do so for ever. Whose work it was nobody
-knows, as all jobs of the process die with it; so jobs that lost two attempts are tried again one at a time, and the
-others don't use up their attempts beside the one that kills.
-"""
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -36,39 +28,75 @@ from shared.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-verdict: ContextVar[str] = ContextVar("verdict", default="ended")
-"""How the attempt of the present task went, for its metrics: what ``claim`` made of it."""
+outcome: ContextVar[str] = ContextVar("outcome", default="ended")
+"""How ``claim`` ended the attempt of the current task, for its metrics."""
 
 
 class JobLost(Exception):
-    """Another attempt has taken the job over; this one must stop and change nothing more."""
+    """Another attempt holds the job's lease. This one must stop and change nothing more."""
 
 
 class Run:
-    """One attempt that holds a job's lease. Every write is guarded by it, so a lost attempt has no say."""
+    """One attempt that holds a job's lease. Its writes take effect only while it does."""
 
-    def __init__(self, sessions: Sessions, model: type[JobColumns], job_id: UUID, lease_id: UUID) -> None:
+    def __init__(
+        self, sessions: Sessions, model: type[JobColumns], job_id: UUID, lease_id: UUID, lease: timedelta = LEASE
+    ) -> None:
         self._sessions = sessions
         self._model = model
         self.job_id = job_id
         self._lease_id = lease_id
+        self._lease = lease
+
+    async def start(self) -> bool:
+        """Take the lease and count the attempt. Return False if the job is not queued or must wait."""
+        model, now = self._model, func.clock_timestamp()
+        another = aliased(model)
+        is_suspect_running = (
+            select(another.id).where(another.state == RUNNING, another.attempts >= SUSPECT_ATTEMPTS).exists()
+        )
+        async with self._sessions.begin() as session:
+            # Two suspects that start at the same moment would not see each other.
+            await session.execute(
+                select(func.pg_advisory_xact_lock(func.hashtext("rostrum.claim"), lock_key(model)))
+            )
+            taken = await session.execute(
+                update(model)
+                .where(
+                    model.id == self.job_id,
+                    # A running job is never taken, even with an expired lease: requeue_lost_jobs decides on that.
+                    model.state == QUEUED,
+                    model.attempts < MAX_ATTEMPTS,
+                    or_(model.attempts < SUSPECT_ATTEMPTS, ~is_suspect_running),
+                )
+                .values(
+                    state=RUNNING,
+                    attempts=model.attempts + 1,
+                    lease_id=self._lease_id,
+                    lease_until=now + self._lease,
+                    started_at=func.coalesce(model.started_at, now),
+                )
+                .returning(model.id)
+                .execution_options(synchronize_session=False)
+            )
+            return taken.first() is not None
 
     async def progress(self, step: str, done: int = 0, total: int = 0) -> None:
-        """Shows how far the work is, and renews the lease. Raises ``JobLost``."""
-        await self._write(step=step, done=done, total=total)
-
-    async def renew(self) -> None:
-        await self._write()
-
-    async def _write(self, **values: Any) -> None:
-        async with self._sessions.begin() as session:
-            await self.guarded(session, lease_until=func.clock_timestamp() + LEASE, **values)
+        """Publish how far the work is, and renew the lease. Raise ``JobLost``."""
+        await self._renew(step=step, done=done, total=total)
 
     async def finish(self, session: AsyncSession, **values: Any) -> None:
-        """Ends the job well, in the caller's transaction, together with its result."""
-        await self.guarded(session, state=DONE, finished_at=func.clock_timestamp(), lease_until=None, **values)
+        """End the job as done in the caller's transaction, together with its result. Raise ``JobLost``."""
+        await self.update(session, state=DONE, finished_at=func.clock_timestamp(), lease_until=None, **values)
 
-    async def guarded(self, session: AsyncSession, **values: Any) -> None:
+    async def end(self, **values: Any) -> None:
+        """End the attempt without a result, unless the lease is lost."""
+        with suppress(JobLost):
+            async with self._sessions.begin() as session:
+                await self.update(session, lease_until=None, **values)
+
+    async def update(self, session: AsyncSession, **values: Any) -> None:
+        """Change the job's row in the caller's transaction. Raise ``JobLost``."""
         model = self._model
         result = await session.execute(
             update(model)
@@ -80,100 +108,54 @@ class Run:
         if result.first() is None:
             raise JobLost(str(self.job_id))
 
+    async def keep_lease(self) -> None:
+        """Renew the lease until cancelled. Raise ``JobLost``."""
+        while True:
+            await asyncio.sleep(self._lease.total_seconds() / 4)
+            try:
+                await self._renew()
+            except JobLost:
+                raise
+            except Exception as error:
+                log.warning("job.lease_not_renewed", job_id=str(self.job_id), error=str(error))
+
+    async def _renew(self, **values: Any) -> None:
+        async with self._sessions.begin() as session:
+            await self.update(session, lease_until=func.clock_timestamp() + self._lease, **values)
+
 
 @asynccontextmanager
-async def claim(sessions: Sessions, model: type[JobColumns], job_id: UUID) -> AsyncIterator[Run | None]:
-    """Takes the job's lease and counts the attempt, committed before the block begins; None when it isn't ours.
+async def claim(
+    sessions: Sessions, model: type[JobColumns], job_id: UUID, *, lease: timedelta = LEASE
+) -> AsyncIterator[Run | None]:
+    """Take the job's lease and count the attempt, committed before the block begins; None if it cannot be had.
 
-    The lease is renewed while the block runs. A ``Problem`` out of the block fails the job with that document.
-    ``Unavailable`` is no verdict on the work: the job is queued again and the attempt does not count. Any other
-    error leaves it to the sweep, which tries again until ``MAX_ATTEMPTS``.
+    The lease is renewed while the block runs. A ``Problem`` out of the block fails the job with its document.
+    ``Unavailable`` queues it again and the attempt does not count. After any other error the job waits until
+    ``requeue_lost_jobs`` finds it.
     """
-    lease_id = new_id()
-    now = func.clock_timestamp()
-    another = aliased(model)
-    async with sessions.begin() as session:
-        # Two suspects that start at the same moment would not see each other.
-        await session.execute(select(func.pg_advisory_xact_lock(func.hashtext("rostrum.claim"), lock_key(model))))
-        taken = await session.execute(
-            update(model)
-            .where(
-                model.id == job_id,
-                # Not a running one whose lease is over, either: the sweep decides when that is tried again.
-                model.state == QUEUED,
-                model.attempts < MAX_ATTEMPTS,
-                or_(
-                    model.attempts < SUSPECT_ATTEMPTS,
-                    ~select(another.id)
-                    .where(another.state == RUNNING, another.attempts >= SUSPECT_ATTEMPTS)
-                    .exists(),
-                ),
-            )
-            .values(
-                state=RUNNING,
-                attempts=model.attempts + 1,
-                lease_id=lease_id,
-                lease_until=now + LEASE,
-                started_at=func.coalesce(model.started_at, now),
-            )
-            .returning(model.id)
-            .execution_options(synchronize_session=False)
-        )
-        is_ours = taken.first() is not None
-    if not is_ours:
-        verdict.set("not_taken")
+    run = Run(sessions, model, job_id, new_id(), lease)
+    if not await run.start():
+        outcome.set("not_taken")
         log.info("job.not_taken", job_id=str(job_id))
         yield None
         return
-    run = Run(sessions, model, job_id, lease_id)
-    heartbeat = asyncio.create_task(_keep_lease(run))
+    heartbeat = asyncio.create_task(run.keep_lease())
     try:
         yield run
-        verdict.set(DONE)
+        outcome.set(DONE)
     except JobLost:
-        verdict.set("lost")
+        outcome.set("lost")
         log.warning("job.lost", job_id=str(job_id))
     except Unavailable as problem:
-        verdict.set("postponed")
+        outcome.set("postponed")
         log.warning("job.postponed", job_id=str(job_id), code=problem.code, detail=problem.detail)
-        await _queue_again(run, sessions, model)
+        await run.end(state=QUEUED, attempts=model.attempts - 1, triggered_at=func.clock_timestamp())
     except Problem as problem:
-        verdict.set(FAILED)
+        outcome.set(FAILED)
         log.warning("job.failed", job_id=str(job_id), code=problem.code, detail=problem.detail)
-        await _fail(run, sessions, problem.document())
+        await run.end(state=FAILED, error=problem.document(), finished_at=func.clock_timestamp())
     finally:
         heartbeat.cancel()
         with suppress(asyncio.CancelledError, JobLost):
             await heartbeat
-
-
-async def _keep_lease(run: Run) -> None:
-    while True:
-        await asyncio.sleep(LEASE.total_seconds() / 4)
-        try:
-            await run.renew()
-        except JobLost:
-            raise
-        except Exception as error:
-            log.warning("job.lease_not_renewed", job_id=str(run.job_id), error=str(error))
-
-
-async def _fail(run: Run, sessions: Sessions, document: dict[str, Any]) -> None:
-    with suppress(JobLost):
-        async with sessions.begin() as session:
-            await run.guarded(
-                session, state=FAILED, error=document, finished_at=func.clock_timestamp(), lease_until=None
-            )
-
-
-async def _queue_again(run: Run, sessions: Sessions, model: type[JobColumns]) -> None:
-    """As if the hint had only now been sent: the sweep sends the next one after ``HINT_PATIENCE``."""
-    with suppress(JobLost):
-        async with sessions.begin() as session:
-            await run.guarded(
-                session,
-                state=QUEUED,
-                attempts=model.attempts - 1,
-                hinted_at=func.clock_timestamp(),
-                lease_until=None,
-            )

@@ -1,3 +1,4 @@
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -7,11 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shared.database.engine import Sessions
 from shared.jobs.rows import (
     FAILED,
-    HINT_PATIENCE,
     MAX_ATTEMPTS,
     QUEUED,
     RUNNING,
     SUSPECT_ATTEMPTS,
+    TRIGGER_PATIENCE,
     GivenUp,
     JobColumns,
     lock_key,
@@ -19,18 +20,26 @@ from shared.jobs.rows import (
 from shared.messaging import outbox
 from shared.telemetry.metrics import JOBS, JOBS_GIVEN_UP, JOBS_OLDEST_SECONDS
 
-SWEEP_BATCH = 100
+BATCH = 100
 
 
-async def requeue_lost_jobs(sessions: Sessions, model: type[JobColumns], *, actor: str, queue: str) -> None:
-    """Puts back what nobody works on any more, sends hints that may be lost, fails what used up its attempts.
+async def requeue_lost_jobs(
+    sessions: Sessions,
+    model: type[JobColumns],
+    *,
+    actor: str,
+    queue: str,
+    patience: timedelta = TRIGGER_PATIENCE,
+) -> None:
+    """Requeue jobs whose lease expired, send triggers that may be lost, and fail jobs without attempts left.
 
-    Of the jobs with ``SUSPECT_ATTEMPTS`` lost attempts it hints at one, when none of them runs or is about to.
-    Takes a lock, so that one sweep of these jobs runs at a time; a second one measures and does nothing else.
+    Of the suspects, trigger one, if none of them runs or is about to. Take a lock, so that one call at a time
+    changes these jobs; any other measures them only.
     """
     now = func.clock_timestamp()
     async with sessions.begin() as session:
         await _measure(session, model, actor)
+        # The lock's name is the one of earlier releases, whose messengers run beside this one during a roll-out.
         if not await session.scalar(
             select(func.pg_try_advisory_xact_lock(func.hashtext("rostrum.sweep"), lock_key(model)))
         ):
@@ -41,38 +50,38 @@ async def requeue_lost_jobs(sessions: Sessions, model: type[JobColumns], *, acto
                 update(model)
                 .where(*which)
                 .values(**values)
-                .returning(model.id, model.hints)
+                .returning(model.id, model.triggers)
                 .execution_options(synchronize_session=False)
             )
-            return [(job_id, hints) for job_id, hints in changed]
+            return [(job_id, triggers) for job_id, triggers in changed]
 
-        is_left = and_(model.state == RUNNING, model.lease_until < now)
-        await change(is_left, state=QUEUED, hinted_at=now - 2 * HINT_PATIENCE, lease_until=None)
-        is_due = and_(model.state == QUEUED, model.hinted_at < now - HINT_PATIENCE)
+        is_lost = and_(model.state == RUNNING, model.lease_until < now)
+        await change(is_lost, state=QUEUED, triggered_at=now - 2 * patience, lease_until=None)
+        is_due = and_(model.state == QUEUED, model.triggered_at < now - patience)
         given_up = {"state": FAILED, "finished_at": now, "error": GivenUp().document()}
-        ended = await change(is_due, model.attempts >= MAX_ATTEMPTS, **given_up)
-        JOBS_GIVEN_UP.labels(actor).inc(len(ended))
+        failed = await change(is_due, model.attempts >= MAX_ATTEMPTS, **given_up)
+        JOBS_GIVEN_UP.labels(actor).inc(len(failed))
 
         is_suspect = model.attempts >= SUSPECT_ATTEMPTS
         is_active = or_(model.state == RUNNING, and_(model.state == QUEUED, ~is_due))
         oldest = select(model.id).where(is_due).order_by(model.created_at)
-        hinted = await change(
+        triggered = await change(
             or_(
-                model.id.in_(oldest.where(~is_suspect).limit(SWEEP_BATCH)),
+                model.id.in_(oldest.where(~is_suspect).limit(BATCH)),
                 and_(
                     model.id.in_(oldest.where(is_suspect).limit(1)),
                     ~select(model.id).where(is_suspect, is_active).exists(),
                 ),
             ),
-            hints=model.hints + 1,
-            hinted_at=now,
+            triggers=model.triggers + 1,
+            triggered_at=now,
         )
-        for job_id, hints in hinted:
-            await outbox.add_job(session, actor, queue=queue, job_id=job_id, attempt=hints)
+        for job_id, triggers in triggered:
+            await outbox.add_job(session, actor, queue=queue, job_id=job_id, attempt=triggers)
 
 
 async def _measure(session: AsyncSession, model: type[JobColumns], actor: str) -> None:
-    """Sets the gauges of the jobs that have not ended. Each table has an index of these alone."""
+    """Set the gauges of the jobs that have not ended. Each table has an index of these alone."""
     since = func.min(func.coalesce(model.started_at, model.created_at))
     waiting_since = func.min(model.created_at)
     found = await session.execute(

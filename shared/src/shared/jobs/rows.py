@@ -12,7 +12,7 @@ from shared.messaging import outbox
 from shared.problems import Problem
 
 LEASE = timedelta(seconds=60)
-HINT_PATIENCE = timedelta(seconds=60)
+TRIGGER_PATIENCE = timedelta(seconds=60)
 MAX_ATTEMPTS = 5
 SUSPECT_ATTEMPTS = 2
 
@@ -20,7 +20,7 @@ QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 
 
 class JobColumns:
-    """Columns of a job's table. ``total`` is 0 while it is unknown; ``error`` is a problem document."""
+    """Columns of a job's table. ``total`` is 0 while unknown. ``error`` is a problem document."""
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     state: Mapped[str] = mapped_column(default=QUEUED, server_default=QUEUED)
@@ -28,8 +28,8 @@ class JobColumns:
     done: Mapped[int] = mapped_column(default=0, server_default=text("0"))
     total: Mapped[int] = mapped_column(default=0, server_default=text("0"))
     attempts: Mapped[int] = mapped_column(default=0, server_default=text("0"))
-    hints: Mapped[int] = mapped_column(default=0, server_default=text("0"))
-    hinted_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    triggers: Mapped[int] = mapped_column("hints", default=0, server_default=text("0"))
+    triggered_at: Mapped[datetime] = mapped_column("hinted_at", server_default=func.clock_timestamp())
     lease_id: Mapped[UUID | None]
     lease_until: Mapped[datetime | None]
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
@@ -46,16 +46,16 @@ class JobColumns:
 class GivenUp(Problem):
     status = 500
     code = "job-given-up"
-    title = "The work failed again and again"
+    title = "Job failed repeatedly"
 
     def __init__(self) -> None:
-        super().__init__(f"{MAX_ATTEMPTS} attempts ended without a result. Ask for it again, quoting this id.")
+        super().__init__(f"All {MAX_ATTEMPTS} attempts failed. Start it again. If that fails, report this id.")
 
 
 async def enqueue(session: AsyncSession, job: JobColumns, *, actor: str, queue: str) -> None:
-    """Adds the row and its first hint to the transaction. The hint leaves after the commit."""
+    """Add the row and its first trigger to the transaction. The trigger is sent after the commit."""
     session.add(job)
-    await session.flush()  # the hint's row names the job's id, which the default fills at flush
+    await session.flush()  # fills the id by its default
     await outbox.add_job(session, actor, queue=queue, job_id=job.id)
 
 

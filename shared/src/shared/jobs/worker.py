@@ -1,8 +1,8 @@
 """The worker process of a service: dramatiq actors over one event loop, one engine and one set of resources.
 
-``python -m <service>.worker`` runs dramatiq's own master with one worker process. A killed child ends the master
-with an error; the supervisor starts it again and the broker delivers what was not finished. The worker process
-serves the probes on ``health_port`` from the loop that the tasks run on: a loop that is stuck answers nothing.
+``python -m <service>.worker`` runs dramatiq's master with one worker process. A killed child ends the master with
+an error; the supervisor restarts it and the broker delivers unfinished triggers again. The worker process serves
+the probes on ``health_port`` from the loop of the tasks, so that a blocked loop fails them.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.database.engine import Sessions, database_check, new_engine
-from shared.jobs.attempts import verdict
+from shared.jobs.attempts import outcome
 from shared.messaging.commit_notifier import notifying_sessions
 from shared.messaging.job_queues import new_job_broker
 from shared.settings import Settings
@@ -44,7 +44,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class WorkerResources(Protocol):
-    """What every worker has; a service's own class adds a storage, clients, a pool."""
+    """The resources of every worker. A service's own class adds its storage or clients."""
 
     @property
     def engine(self) -> AsyncEngine: ...
@@ -58,7 +58,7 @@ OpenResources = Callable[[], AbstractAsyncContextManager[R]]
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
-    """For a worker's resources: sessions whose commits wake the messenger."""
+    """Open the engine of a worker, and sessions whose commits wake the messenger."""
     engine = new_engine(settings, "worker")
     try:
         async with notifying_sessions(engine, settings.service) as sessions:
@@ -68,9 +68,9 @@ async def open_database(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, 
 
 
 class _Resources(Middleware, Generic[R]):
-    """Opens the process's resources on the event loop before the first task can run, closes them after the last.
+    """Open the process's resources on the event loop before the first task, and close them after the last.
 
-    ``before_worker_boot`` and no later: dramatiq's threads consume while ``after_worker_boot`` still runs.
+    They open in ``before_worker_boot``, because dramatiq's threads already consume during ``after_worker_boot``.
     """
 
     def __init__(self, settings: Settings, open_resources: OpenResources[R], event_loop: AsyncIO) -> None:
@@ -87,7 +87,7 @@ class _Resources(Middleware, Generic[R]):
             _on_loop(self._enter())
         except Exception as error:
             log.critical("worker.not_started", exc_info=error)
-            # The loop's thread would keep the process alive; and of all errors dramatiq heeds only this one.
+            # The loop's thread would keep the process alive, and dramatiq reacts to no other error than this one.
             self._event_loop.after_worker_shutdown(broker, worker)  # type: ignore[no-untyped-call]
             raise MiddlewareError("The worker's resources could not be opened.") from error
 
@@ -113,10 +113,9 @@ class _Resources(Middleware, Generic[R]):
 
 
 def _end_with_master() -> None:
-    """Asks the kernel to kill this process when dramatiq's master is killed.
+    """Ask the kernel to kill this process when dramatiq's master is killed, because it would keep the probes' port.
 
-    Left alone it would go on without a supervisor and hold the port of the probes. No gentler signal would do: it
-    can't log any more, as its logs go through the master, and fails in the midst of stopping.
+    SIGTERM would not do: its logs go through the master, so a graceful stop fails halfway.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -124,16 +123,16 @@ def _end_with_master() -> None:
 
 def _on_loop(awaitable: Awaitable[Any]) -> None:
     loop = get_event_loop_thread()
-    assert loop is not None  # noqa: S101 - the AsyncIO middleware stands before this one
+    assert loop is not None  # noqa: S101 - started by the AsyncIO middleware, which comes first
     loop.run_coroutine(awaitable)
 
 
 def new_worker_broker(
     settings: Settings, open_resources: OpenResources[R], tasks: Mapping[str, Task[R]], *, queue: str
 ) -> RabbitmqBroker:
-    """Registers ``tasks`` (name on the wire → async function of resources and job id) and makes the broker current.
+    """Return a broker with ``tasks`` as actors: name on the wire → async function of resources and job id.
 
-    A task that raises is not tried again by dramatiq: the job's row and the sweep decide on that.
+    dramatiq does not retry a task that raises: ``requeue_lost_jobs`` decides on that by the job's row.
     """
     use_pinned_tzdata()
     configure_logs(
@@ -162,9 +161,9 @@ def _as_actor(name: str, task: Task[R], resources: "_Resources[R]") -> Callable[
             started = time.monotonic()
             result = "crashed"
             try:
-                verdict.set("ended")
+                outcome.set("ended")
                 await task(resources.value, UUID(job_id))
-                result = verdict.get()
+                result = outcome.get()
             except asyncio.CancelledError:
                 result = "cancelled"
                 raise
@@ -181,7 +180,7 @@ def _as_actor(name: str, task: Task[R], resources: "_Resources[R]") -> Callable[
 
 
 def run_worker(create_broker: str, *, threads: int) -> int:
-    """Runs dramatiq for ``module:function`` that makes the broker; ``threads`` is how many jobs run at once."""
+    """Run dramatiq with the broker of ``create_broker`` (``module:function``), ``threads`` jobs at once."""
     arguments = make_argument_parser().parse_args(  # type: ignore[no-untyped-call]
         [create_broker, "--processes", "1", "--threads", str(threads), "--worker-shutdown-timeout", "60000"]
     )

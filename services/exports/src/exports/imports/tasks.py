@@ -63,7 +63,7 @@ async def run_import(resources: Resources, import_id: UUID) -> None:
         repairs = [*read.report, *refused, *stored.repairs]
         counts = {**stored.counts, "images": len(image_ids)}
         async with resources.sessions.begin() as session:  # readers see the event while its images are converted
-            await run.guarded(
+            await run.update(
                 session,
                 event_id=stored.event_id,
                 event_identifier=stored.identifier,
