@@ -24,7 +24,7 @@ def client_of(storage: Storage) -> httpx.AsyncClient:
     app = FastAPI()
     app.state.storage = storage
     add_problem_handlers(app)
-    app.include_router(download_router())
+    app.include_router(download_router("/v1/exports/files/{key:path}"))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app))
 
 

@@ -2,9 +2,8 @@
 
 import os
 from io import FileIO
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -51,11 +50,8 @@ class _OpenFileResponse(FileResponse):
             await super().__call__({**scope, "headers": headers}, receive, send_unless_refused)
 
 
-def download_router(path: str = "/v1/exports/files/{key:path}") -> APIRouter:
-    """Return a router of one path without a token: the link's signature is the permission.
-
-    ``path`` ends in ``{key:path}``.
-    """
+def download_router(path: str) -> APIRouter:
+    """Return a router of one path, ending in ``{key:path}``, whose permission is the link's signature."""
     router = APIRouter()
 
     @router.head(path, include_in_schema=False)
@@ -72,35 +68,16 @@ def download_router(path: str = "/v1/exports/files/{key:path}") -> APIRouter:
             416: {"description": "The Range header names no bytes of the file"},
         },
     )
-    async def download_file(
-        request: Request,
-        storage: StorageDep,
-        key: str,
-        expires: str = "",
-        filename: str = "",
-        content_type: Annotated[str, Query(alias="type")] = "",
-        key_id: Annotated[str, Query(alias="key")] = "",
-        signature: str = "",
-    ) -> FileResponse:
+    async def download_file(request: Request, key: str, storage: StorageDep) -> FileResponse:
         if not isinstance(storage, LocalStorage):
             raise NotFound("This storage serves its files itself. Request a new download link.")
-        verify_link(
-            storage.keys,
-            key,
-            expires=expires,
-            filename=filename,
-            content_type=content_type,
-            key_id=key_id,
-            signature=signature,
-        )
-        return _OpenFileResponse(
-            await storage.open_file(key),
-            {
-                "Content-Type": content_type,
-                "Content-Disposition": content_disposition(filename),
-                "X-Content-Type-Options": "nosniff",
-                "Cache-Control": "private, no-store",
-            },
-        )
+        filename, content_type = verify_link(storage.keys, key, request.query_params)
+        headers = {
+            "Content-Type": content_type,
+            "Content-Disposition": content_disposition(filename),
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "private, no-store",
+        }
+        return _OpenFileResponse(await storage.open_file(key), headers)
 
     return router

@@ -10,6 +10,7 @@ import hmac
 import json
 import time
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
@@ -63,16 +64,21 @@ def sign_link(keys: SigningKeys, key: str, *, expires_at: int, filename: str, co
     )
 
 
-def verify_link(
-    keys: SigningKeys, key: str, *, expires: str, filename: str, content_type: str, key_id: str, signature: str
-) -> None:
-    """Raise ``LinkInvalid`` when any part was changed, ``LinkExpired`` when a valid link has expired."""
+def verify_link(keys: SigningKeys, key: str, query: Mapping[str, str]) -> tuple[str, str]:
+    """Return the file name and content type of a link's query.
+
+    Raises ``LinkInvalid`` when any part was changed, ``LinkExpired`` when a valid link has expired.
+    """
+    key_id, expires, filename, content_type, signature = (
+        query.get(name, "") for name in ("key", "expires", "filename", "type", "signature")
+    )
     secret = keys.by_id.get(key_id, b"")
     expected = _signature(secret, key, expires, filename, content_type)
     if not secret or not hmac.compare_digest(expected.encode(), signature.encode()):
         raise LinkInvalid("The link was changed or signed with a removed key. Request a new download link.")
     if int(expires) <= time.time():
         raise LinkExpired("The link has expired. Request a new download link.")
+    return filename, content_type
 
 
 def content_disposition(filename: str) -> str:

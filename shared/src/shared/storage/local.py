@@ -5,15 +5,16 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from io import BufferedWriter, FileIO
 from pathlib import Path
 
-from shared.storage.files import READ_SIZE, Digest, in_thread
+from shared.storage.files import READ_SIZE, Digest, Result, in_thread
 from shared.storage.interface import (
+    FileNotStored,
     Storage,
     StorageUnavailable,
     StoredFile,
@@ -28,8 +29,8 @@ from shared.telemetry.logs import get_logger
 log = get_logger(__name__)
 
 PART_SIZE = 1 << 20
-_BLOCKED_PATH = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
-_NO_FILE = {errno.ENOENT, *_BLOCKED_PATH}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+_BLOCKED = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 
 class LocalStorage(Storage):
@@ -45,30 +46,20 @@ class LocalStorage(Storage):
         check_content_type(content_type)
         digest = Digest()
         path = self._unfinished / uuid.uuid4().hex
-        with _unavailable_on_error("put"):
-            file = await in_thread(partial(_create, path), discard=partial(_discard, path))
+        file = await _in_thread("put", partial(_create, path), discard=partial(_discard, path))
         try:
             async with aclosing(digest.parts(chunks, PART_SIZE)) as parts:
                 async for part in parts:
-                    with _unavailable_on_error("put"):
-                        await in_thread(partial(file.write, part))
-            with _unavailable_on_error("put"):
-                await in_thread(partial(self._publish, file, path, key))
+                    await _in_thread("put", partial(file.write, part))
+            await _in_thread("put", partial(self._publish, file, path, key))
         finally:
             await in_thread(partial(_discard, path, file))
         return StoredFile(key, digest.size, digest.sha256, content_type)
 
     async def read(self, key: str) -> AsyncGenerator[bytes, None]:
-        file = await self.open_file(key)
-        try:
-            while True:
-                with _unavailable_on_error("read"):
-                    chunk = await in_thread(partial(file.read, READ_SIZE))
-                if not chunk:
-                    return
+        with await self.open_file(key) as file:
+            while chunk := await _in_thread("read", partial(file.read, READ_SIZE)):
                 yield chunk
-        finally:
-            file.close()
 
     async def open_file(self, key: str) -> FileIO:
         """Open one version of the file, which a replacement does not change; the caller closes it.
@@ -76,8 +67,7 @@ class LocalStorage(Storage):
         Raises ``FileNotStored``.
         """
         check_key(key)
-        with _unavailable_on_error("open"):
-            return await in_thread(partial(self._open, key), discard=FileIO.close)
+        return await _in_thread("open", partial(self._open, key), discard=FileIO.close)
 
     async def size(self, key: str) -> int:
         with await self.open_file(key) as file:
@@ -85,8 +75,7 @@ class LocalStorage(Storage):
 
     async def delete(self, key: str) -> None:
         check_key(key)
-        with _unavailable_on_error("delete"):
-            await in_thread(partial(self._delete, key))
+        await _in_thread("delete", partial(self._delete, key))
 
     async def download_url(
         self, key: str, *, expires_in: int, filename: str, content_type: str, files_url: str
@@ -98,16 +87,14 @@ class LocalStorage(Storage):
 
     async def check(self) -> None:
         path = self._unfinished / uuid.uuid4().hex
-        with _unavailable_on_error("check"):
-            await in_thread(lambda: _discard(path, _create(path)))
+        await _in_thread("check", lambda: _discard(path, _create(path)))
 
     async def prepare(self) -> None:
         def make() -> None:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._unfinished.mkdir(mode=0o700, exist_ok=True)
 
-        with _unavailable_on_error("prepare"):
-            await in_thread(make)
+        await _in_thread("prepare", make)
 
     async def remove_unfinished(self, older_than: timedelta = timedelta(days=1)) -> int:
         def remove() -> int:
@@ -119,63 +106,55 @@ class LocalStorage(Storage):
                         removed += 1
             return removed
 
-        with _unavailable_on_error("remove unfinished"):
-            return await in_thread(remove)
+        return await _in_thread("remove unfinished", remove)
 
     # The rest blocks, so it runs in threads.
 
     def _publish(self, file: BufferedWriter, path: Path, key: str) -> None:
         file.flush()
         os.fsync(file.fileno())
-        try:
-            with self._folder_of(key, make=True) as (folder, name):
-                os.replace(path, name, dst_dir_fd=folder)
-                os.fsync(folder)
-        except OSError as error:
-            if error.errno in _BLOCKED_PATH:
-                raise StorageKeyInvalid(f"{key!r} is blocked by another file or folder on its path.") from error
-            raise
+        with self._folder_of(key, make=True) as (folder, name):
+            os.replace(path, name, dst_dir_fd=folder)
+            os.fsync(folder)
 
     def _open(self, key: str) -> FileIO:
-        try:
-            with self._folder_of(key) as (folder, name):
-                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-        except OSError as error:
-            if error.errno in _NO_FILE:
-                raise not_stored(key) from error
-            raise
+        with self._folder_of(key) as (folder, name):
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise not_stored(key)
         return FileIO(descriptor)
 
     def _delete(self, key: str) -> None:
-        try:
-            with self._folder_of(key) as (folder, name):
-                os.unlink(name, dir_fd=folder)
-                os.fsync(folder)
-        except OSError as error:
-            if error.errno not in _NO_FILE:
-                raise
+        with suppress(FileNotStored), self._folder_of(key) as (folder, name):
+            os.unlink(name, dir_fd=folder)
+            os.fsync(folder)
 
     @contextmanager
     def _folder_of(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """Open the folder that holds the key's file; yield its descriptor and the file's name.
 
-        Descends by descriptors, so that a symbolic link in any step is an error, without a race.
+        Descends by descriptors, so that a symbolic link in any step is an error, without a race. Turns what the
+        path and the block meet into ``StorageKeyInvalid`` when it should ``make`` folders, else ``FileNotStored``.
         """
         *folders, name = key.split("/")
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(self.folder, _FOLDER)
         try:
             for folder in folders:
                 if make:
                     with suppress(FileExistsError):
                         os.mkdir(folder, 0o700, dir_fd=descriptor)
                         os.fsync(descriptor)
-                below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+                below = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = below
             yield descriptor, name
+        except OSError as error:
+            if make and error.errno in _BLOCKED:
+                raise StorageKeyInvalid(f"{key!r} is blocked by another file or folder on its path.") from error
+            if not make and error.errno in {errno.ENOENT, *_BLOCKED}:
+                raise not_stored(key) from error
+            raise
         finally:
             os.close(descriptor)
 
@@ -191,10 +170,11 @@ def _discard(path: Path, file: BufferedWriter) -> None:
     path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _unavailable_on_error(action: str) -> Iterator[None]:
+async def _in_thread(
+    action: str, work: Callable[[], Result], *, discard: Callable[[Result], object] | None = None
+) -> Result:
     try:
-        yield
+        return await in_thread(work, discard=discard)
     except OSError as error:
         log.error("storage.failed", place="local", action=action, error=str(error))
         raise StorageUnavailable from error
