@@ -1,10 +1,7 @@
-"""Writes what is known of the messages: messages.md for people and asyncapi.json for tools, both in this folder.
+"""Write the documents of the messages: messages.md for people and asyncapi.json for tools (``make messages-doc``).
 
-    make messages-doc       writes them
-    make messages-check     fails when one of them is stale
-
-Sources: the classes in shared/contracts, the SUBSCRIPTIONS of the services' messengers and the frozen samples in
-shared/tests/contracts. The digests beside the samples are kept here too, so that a sample stays as it was shipped.
+Sources are the classes in shared/contracts, the SUBSCRIPTIONS of the services' messengers and the frozen samples
+in shared/tests/contracts, whose digests it updates too. ``make messages-check`` fails when a document is outdated.
 """
 
 import hashlib
@@ -35,24 +32,24 @@ SERVICES = ROOT / "services"
 SAMPLES = ROOT / "shared" / "tests" / "contracts"
 DIGESTS = "SHA256SUMS"
 
-# Of the fields that all messages have. Those of one message say it in their class.
+# Descriptions of the fields that all messages have; the others are in the classes.
 ORGANIZER_MEANING = "The tenant whose data this is: the `org` claim of its tokens."
 ENVELOPE_MEANINGS = {
     "specversion": "Version of CloudEvents.",
-    "id": "Of this message; the same however often it comes, so a receiver knows it again.",
-    "source": "`/rostrum/<service>`: who sent it.",
+    "id": "Id of the message. It stays the same when the message is sent again.",
+    "source": "`/rostrum/<service>`: the producer.",
     "type": "What happened; also the routing key. The number at its end is the version of `data`.",
-    "subject": "Id of the aggregate that the fact is about.",
-    "time": "When the fact was recorded, in UTC.",
-    "datacontenttype": "Of `data`.",
-    "aggregatetype": "`<service>.<subject>`: what kind of thing `subject` is.",
-    "aggregateseq": "The aggregate's version after the fact. It rises; numbers may be left out.",
-    "traceparent": "W3C trace context of the change. Absent when there was none.",
+    "subject": "Id of the aggregate that the message is about.",
+    "time": "When the message was written to the outbox, in UTC.",
+    "datacontenttype": "Content type of `data`.",
+    "aggregatetype": "`<service>.<subject>`: the kind of `subject`.",
+    "aggregateseq": "The aggregate's version after the change. It increases, with gaps.",
+    "traceparent": "W3C trace context of the change. Absent if there was none.",
 }
 
 
 class Incomplete(Exception):
-    """Something that the documents must say is not there. The text says what to do."""
+    """Something that the documents need is missing; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +66,18 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Listener:
+class Consumer:
     service: str
     subscription: Subscription[Any]
 
 
 @dataclass(frozen=True)
 class Contract:
-    """One version of a message. ``senders`` are the modules of its service that name the class."""
+    """One version of a message. ``senders`` are the modules of its service that use the class."""
 
     message: type[Message]
     senders: Sequence[Path]
-    listeners: Sequence[Listener]
+    consumers: Sequence[Consumer]
     samples: Sequence[Sample]
 
     @property
@@ -96,7 +93,7 @@ class Contract:
 
 
 def message_classes(modules: Sequence[ModuleType] | None = None) -> list[type[Message]]:
-    """In the order of their modules and, within one, as they are written there."""
+    """Return them in the order of their modules and, within one, of their definition."""
     if modules is None:
         names = sorted(found.name for found in pkgutil.iter_modules(shared.contracts.__path__))
         modules = [import_module(f"shared.contracts.{name}") for name in names]
@@ -115,9 +112,9 @@ def service_names() -> list[str]:
     return sorted(path.parent.name for path in SERVICES.glob("*/src/*/messenger.py"))
 
 
-def listeners() -> list[Listener]:
+def consumers() -> list[Consumer]:
     return [
-        Listener(service, subscription)
+        Consumer(service, subscription)
         for service in service_names()
         for subscription in import_module(f"{service}.messenger").SUBSCRIPTIONS
     ]
@@ -131,7 +128,7 @@ def senders(message: type[Message]) -> list[Path]:
 
 
 def samples(folder: Path = SAMPLES) -> dict[str, list[Sample]]:
-    """By message type, the oldest first."""
+    """Return the samples by message type, the oldest first."""
     found: dict[str, list[Sample]] = {}
     for path in sorted(folder.glob("*/*.json"), key=lambda path: (path.parent.name, path.stem.zfill(9))):
         name = f"{path.parent.name}/{path.name}"
@@ -140,31 +137,31 @@ def samples(folder: Path = SAMPLES) -> dict[str, list[Sample]]:
 
 
 def contracts(classes: Sequence[type[Message]], found: Mapping[str, Sequence[Sample]]) -> list[Contract]:
-    """Raises ``Incomplete`` unless every class has a meaning and a sample, and every sample a class."""
+    """Raise ``Incomplete`` unless every class has a docstring and a sample, and every sample a class."""
     known = {message.message_type for message in classes}
     for message_type in found:
         if message_type not in known:
             raise Incomplete(
-                f"No class reads the samples of {message_type}. Bring it back; or, when nobody listens to this "
+                f"No class reads the samples of {message_type}. Restore it; or, if no service subscribes to this "
                 f"version any more, remove its folder in {_shown(SAMPLES)} and its lines in {DIGESTS}."
             )
-    everybody = listeners()
+    subscribed = consumers()
     made = []
     for message in classes:
         name = message.message_type
         if not message.__doc__:
-            raise Incomplete(f"{message.__name__} has no docstring. Say what has happened when it is sent.")
+            raise Incomplete(f"{message.__name__} has no docstring: say what happened when it is sent.")
         if not found.get(name):
-            raise Incomplete(f"{message.__name__} has no sample. Write one: {_shown(SAMPLES / name / '1.json')}")
-        hear = [listener for listener in everybody if listener.subscription.message is message]
-        made.append(Contract(message, senders(message), hear, found[name]))
+            raise Incomplete(f"{message.__name__} has no sample: write {_shown(SAMPLES / name / '1.json')}")
+        consuming = [consumer for consumer in subscribed if consumer.subscription.message is message]
+        made.append(Contract(message, senders(message), consuming, found[name]))
     return made
 
 
 def digests(folder: Path = SAMPLES) -> str:
-    """The list of the samples' SHA-256, as ``sha256sum`` writes it, with those that are new.
+    """Return the SHA-256 of all samples, as ``sha256sum`` writes them.
 
-    Raises ``Incomplete`` for one that was changed or has gone since it was listed.
+    Raise ``Incomplete`` if a listed sample was changed or removed.
     """
     file = folder / DIGESTS
     listed = dict(line.split("  ")[::-1] for line in file.read_text().splitlines()) if file.exists() else {}
@@ -175,13 +172,13 @@ def digests(folder: Path = SAMPLES) -> str:
     for name, digest in listed.items():
         if name not in present:
             raise Incomplete(
-                f"The frozen sample {name} is gone. Bring it back; or, when nobody listens to this version any "
-                f"more, delete its line in {DIGESTS} too."
+                f"The frozen sample {name} is missing. Restore it; or, if no service subscribes to this version "
+                f"any more, delete its line in {DIGESTS} too."
             )
         if present[name] != digest:
             raise Incomplete(
                 f"The frozen sample {name} was edited. Undo that, and add a sample with the next number. Only one "
-                f"that was never merged may be frozen anew: delete its line in {DIGESTS}."
+                f"that was never merged may be frozen again: delete its line in {DIGESTS}."
             )
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(present.items()))
 
@@ -212,13 +209,13 @@ def _envelope() -> dict[str, Any]:
     schema: dict[str, Any] = _schemas([Envelope], "")["Envelope"]
     for name, field in schema["properties"].items():
         field["description"] = ENVELOPE_MEANINGS[name]
-    # Whoever sends writes these out, defaults or not.
+    # Producers write these fields even if they have defaults.
     schema["required"] = [name for name, field in Envelope.model_fields.items() if field.default is not None]
     return schema
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """The value and all that is in it, as far as they are JSON objects."""
+    """Yield the value and all JSON objects in it."""
     if isinstance(value, dict):
         yield value
         for inner in value.values():
@@ -242,9 +239,9 @@ def asyncapi(found: Sequence[Contract]) -> dict[str, Any]:
         "info": {
             "title": "Rostrum's messages",
             "version": project["version"],
-            "description": "What the services tell each other through RabbitMQ. Each operation is one service's, "
-            "named by its tag. A message comes at least once. Made by `make messages-doc`; messages.md beside this "
-            "file says the same for people, and what is promised.",
+            "description": "Messages between the services through RabbitMQ. Each operation belongs to one service, "
+            "named by its tag. Delivery is at least once. Generated by `make messages-doc`; messages.md beside "
+            "this file has the same for people, and the guarantees.",
             "license": {"name": project["license"]},
         },
         "defaultContentType": CONTENT_TYPE,
@@ -302,13 +299,13 @@ def _operations(contract: Contract) -> Iterator[tuple[str, dict[str, Any]]]:
             "bindings": {"amqp": {"deliveryMode": 2, "timestamp": True, "bindingVersion": "0.3.0"}},
         },
     )
-    for listener in contract.listeners:
+    for consumer in contract.consumers:
         yield (
-            f"{listener.service}.receive.{contract.type}",
+            f"{consumer.service}.receive.{contract.type}",
             {
                 "action": "receive",
-                "description": f"From the queue `{queue_name(listener.service)}` by `{_handler_name(listener)}`.",
-                "tags": [{"name": listener.service}],
+                "description": f"From the queue `{queue_name(consumer.service)}` by `{_handler_name(consumer)}`.",
+                "tags": [{"name": consumer.service}],
                 **about,
                 "bindings": {"amqp": {"ack": True, "bindingVersion": "0.3.0"}},
             },
@@ -344,45 +341,45 @@ def markdown(found: Sequence[Contract]) -> str:
         (
             f"[`{contract.type}`](#{contract.type.replace('.', '')})",
             contract.service,
-            ", ".join(dict.fromkeys(listener.service for listener in contract.listeners)) or "nobody",
+            ", ".join(dict.fromkeys(consumer.service for consumer in contract.consumers)) or "none",
             _meaning(contract),
         )
         for contract in found
     ]
     parts = [
         "# Messages",
-        "<!-- Made by `make messages-doc` from shared/src/shared/contracts, the services' messengers and "
-        "shared/tests/contracts. Don't edit. -->",
-        "What the services tell each other. [asyncapi.json](asyncapi.json) says the same for tools (AsyncAPI 3.0). "
+        "<!-- Generated by `make messages-doc` from shared/src/shared/contracts, the services' messengers and "
+        "shared/tests/contracts. Do not edit. -->",
+        "The messages between the services. [asyncapi.json](asyncapi.json) has the same for tools (AsyncAPI 3.0). "
         "[CONTRIBUTING](../CONTRIBUTING.md#add-a-message) says how to add a message, a field or a version.",
-        _table(("Type", "Sent by", "Heard by", "Meaning"), overview),
-        "## What is promised",
+        _table(("Type", "Producer", "Consumers", "Meaning"), overview),
+        "## Guarantees",
         f"""\
-[ADR 2](adr/0002-outbox-relay-inbox.md) says how it comes about.
+[ADR 2](adr/0002-outbox-relay-inbox.md) explains the mechanism.
 
-- **At least once.** A message is recorded in the transaction that makes it true, and sent until RabbitMQ has
-  confirmed it. The same `id` may come again; the receiver's inbox makes it one effect.
-- **Published in order within one aggregate**, by `aggregateseq`. No order is promised between aggregates.
-- **Nothing old over something new.** A fault may let a message overtake another. One whose `aggregateseq` is lower
-  than that of a message about the same aggregate that was handled before is *stale*: taken from the queue, counted
-  and not handled, as the newer one carried the whole state. This holds for subscriptions that keep the `latest`
-  state. One that keeps `every` fact handles each in the order of its arrival, whatever else was handled; several
-  messengers of a service may handle two facts of one aggregate at the same time.
-- **Nothing is dropped because a handler fails.** It is tried again with growing delay while the aggregate's other
-  messages wait behind it, and ends in `{dead_letter_queue_name("<service>")}`, with the reason in its headers.
-- **What was ever sent can be read.** Fields are added with defaults, and never removed, renamed or given another
-  type: that is a new version, sent beside the old one until nobody listens to that. Readers ignore what they don't
-  know.""",
+- **At least once.** A message is written in the transaction that makes it true, and published until RabbitMQ
+  confirms it. The same `id` may arrive again; the consumer's inbox turns that into one effect.
+- **Published in sequence within one aggregate**, by `aggregateseq`. There is no sequence between aggregates.
+- **Old state never replaces newer state.** A failure may let a message overtake another. A subscription that keeps
+  the `latest` state drops a message whose `aggregateseq` is lower than one it has handled for the same aggregate:
+  it is *stale*, counted and not handled, as the newer one carried the whole state. A subscription that keeps
+  `every` fact handles each in the sequence of its arrival; several messengers of a service may handle two facts of
+  one aggregate at the same time.
+- **A failing handler drops no message.** It is retried with growing delays while the aggregate's later messages
+  wait, and ends in `{dead_letter_queue_name("<service>")}`, with the reason in its headers.
+- **Every message that was ever sent can be read.** Fields are added with defaults, and never removed, renamed or
+  retyped: that is a new version, sent beside the old one until no service subscribes to it. Consumers ignore fields
+  they do not know.""",
         "## Envelope",
         f"""\
 The body is [CloudEvents 1.0](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md) structured JSON,
 content type `{CONTENT_TYPE}`, persistent. It is published to the topic exchange `{EXCHANGE}` with
-the type as its routing key. Each service that listens has one quorum queue, `{queue_name("<service>")}`, bound to
-the types it knows. The AMQP properties `message_id`, `type` and `timestamp` repeat `id`, `type` and `time`. The
-trace travels in the envelope, not in AMQP headers. `data` is at most {MAX_PAYLOAD_SIZE // 1024} KiB of JSON:
-`outbox.add` refuses what is larger.""",
+the type as its routing key. Each service with subscriptions has one quorum queue, `{queue_name("<service>")}`,
+bound to the types it knows. The AMQP properties `message_id`, `type` and `timestamp` repeat `id`, `type` and
+`time`. The trace travels in the envelope, not in AMQP headers. `data` is at most
+{MAX_PAYLOAD_SIZE // 1024} KiB of JSON: `outbox.add` refuses a larger one.""",
         _fields(_envelope()),
-        "Besides these there is `data`, the fields of the message, as follows.",
+        "The field `data` holds the fields of the message, as follows.",
     ]
     for contract in found:
         parts += _section(contract)
@@ -398,8 +395,8 @@ def _section(contract: Contract) -> Iterator[str]:
     if base is not None and base is not Message and base.__doc__:
         yield _markdown(base.__doc__)
     modules = ", ".join(_link(_module_name(path), path) for path in contract.senders)
-    lines = [f"- Sent by **{contract.service}**: {modules or 'no longer'}"]
-    lines += [f"- Heard by **{listener.service}**: {_handler(listener)}" for listener in contract.listeners]
+    lines = [f"- Produced by **{contract.service}**: {modules or 'not any more'}"]
+    lines += [f"- Consumed by **{consumer.service}**: {_handler(consumer)}" for consumer in contract.consumers]
     lines += [f"- Class: {_link(contract.message.__name__, _source(contract.message))}"]
     yield "\n".join(lines)
     yield _fields(schema)
@@ -415,7 +412,7 @@ def _fields(schema: Mapping[str, Any]) -> str:
     rows = []
     for name, field in schema["properties"].items():
         if not field.get("description"):
-            raise Incomplete(f"{name} of {schema['title']} has no meaning: give its Field a description.")
+            raise Incomplete(f"{name} of {schema['title']} has no description: add one to its Field.")
         default = field.get("default")
         need = (
             "required"
@@ -456,14 +453,14 @@ def _meaning(contract: Contract) -> str:
     return _markdown(contract.message.__doc__ or "").partition("\n\n")[0]
 
 
-def _handler_name(listener: Listener) -> str:
-    handler = listener.subscription.handler
+def _handler_name(consumer: Consumer) -> str:
+    handler = consumer.subscription.handler
     return f"{handler.__module__}.{handler.__qualname__}"
 
 
-def _handler(listener: Listener) -> str:
-    link = _link(_handler_name(listener), _source(listener.subscription.handler))
-    return f"{link}, keeps `{listener.subscription.keep}`"
+def _handler(consumer: Consumer) -> str:
+    link = _link(_handler_name(consumer), _source(consumer.subscription.handler))
+    return f"{link}, keeps `{consumer.subscription.keep}`"
 
 
 def _source(thing: Any) -> Path:
@@ -486,7 +483,7 @@ def _shown(path: Path) -> str:
 
 
 def documents() -> dict[Path, str]:
-    """What is to be in each file."""
+    """Return the content of each file."""
     found = contracts(message_classes(), samples())
     return {
         SAMPLES / DIGESTS: digests(),
@@ -508,7 +505,7 @@ def main(arguments: Sequence[str]) -> int:
     old = stale(wanted)
     if "--check" in arguments:
         for path in old:
-            print(f"{_shown(path)} is stale: run `make messages-doc` and commit it.", file=sys.stderr)
+            print(f"{_shown(path)} is outdated: run `make messages-doc` and commit it.", file=sys.stderr)
         return 1 if old else 0
     for path in old:
         path.write_text(wanted[path], encoding="utf-8")

@@ -307,7 +307,7 @@ def test_a_sample_that_was_edited_is_named(frozen: Path) -> None:
 
 def test_a_sample_that_has_gone_is_named(frozen: Path) -> None:
     (frozen / "events.event.created.v1" / "1.json").unlink()
-    with pytest.raises(Incomplete, match=r"events\.event\.created\.v1/1\.json is gone"):
+    with pytest.raises(Incomplete, match=r"events\.event\.created\.v1/1\.json is missing"):
         documents.digests(frozen)
 
 
@@ -327,7 +327,7 @@ def test_a_class_without_a_sample_is_named() -> None:
         documents.contracts([*CLASSES, EventMovedV1], SHIPPED)
 
 
-# ------------------------------------------------------------------ names and listeners
+# ------------------------------------------------------------------ names and consumers
 
 
 @each_class
@@ -353,9 +353,9 @@ def test_the_classes_of_a_module_are_found_and_what_it_imports_is_not() -> None:
 
 def test_whatever_a_service_listens_to_is_sent() -> None:
     sent = {contract.type for contract in CONTRACTS if contract.senders}
-    heard = {listener.subscription.message.message_type for listener in documents.listeners()}
-    assert heard
-    assert heard <= sent
+    received = {consumer.subscription.message.message_type for consumer in documents.consumers()}
+    assert received
+    assert received <= sent
 
 
 def test_a_message_that_its_service_does_not_name_has_no_sender() -> None:
@@ -533,8 +533,8 @@ def test_the_asyncapi_document_has_who_sends_and_who_receives_what() -> None:
         for operation in ASYNCAPI["operations"].values()
     }
     sent = {(message.message_type.partition(".")[0], "send", message.message_type) for message in CLASSES}
-    heard = {(each.service, "receive", each.subscription.message.message_type) for each in documents.listeners()}
-    assert operations == sent | heard
+    received = {(each.service, "receive", each.subscription.message.message_type) for each in documents.consumers()}
+    assert operations == sent | received
 
 
 @each_sample
@@ -560,14 +560,15 @@ def without(value: Mapping[str, Any], name: str) -> dict[str, Any]:
 # ------------------------------------------------------------------ the page and the command
 
 
-def test_the_page_has_every_message_with_its_listeners_and_its_newest_sample() -> None:
+def test_the_page_has_every_message_with_its_consumers_and_its_newest_sample() -> None:
     page = documents.markdown(CONTRACTS)
     for contract in CONTRACTS:
         section = page.partition(f"\n## {contract.type}\n")[2].partition("\n## ")[0]
         assert contract.samples[-1].text.strip() in section
-        for listener in contract.listeners:
-            handler = listener.subscription.handler
-            assert f"- Heard by **{listener.service}**: [`{handler.__module__}.{handler.__qualname__}`]" in section
+        for consumer in contract.consumers:
+            handler = consumer.subscription.handler
+            name = f"{handler.__module__}.{handler.__qualname__}"
+            assert f"- Consumed by **{consumer.service}**: [`{name}`]" in section
         for name in contract.message.model_fields:
             assert f"\n| `{name}` | " in section
 
@@ -581,10 +582,10 @@ def test_every_link_of_the_page_leads_somewhere() -> None:
         assert file or anchor in headings, target
 
 
-def test_a_field_without_a_meaning_is_named() -> None:
+def test_a_field_without_a_description_is_named() -> None:
     made = changed(EventCreatedV1, balloons=(int, 0))
     made.__doc__ = "An event with balloons."
-    with pytest.raises(Incomplete, match="balloons of EventCreatedV1 has no meaning"):
+    with pytest.raises(Incomplete, match="balloons of EventCreatedV1 has no description"):
         documents.markdown([Contract(made, [], [], SHIPPED[made.message_type])])
 
 
@@ -610,5 +611,5 @@ def test_the_check_names_what_is_stale_and_the_command_that_writes_it(
     assert documents.stale(wanted) == []
     monkeypatch.setattr(documents, "documents", lambda: {place: "another text\n"})
     assert documents.main(["--check"]) == 1
-    assert capsys.readouterr().err == "docs/messages.md is stale: run `make messages-doc` and commit it.\n"
+    assert capsys.readouterr().err == "docs/messages.md is outdated: run `make messages-doc` and commit it.\n"
     assert documents.stale(wanted) == []
