@@ -1,4 +1,4 @@
-"""The real processes on real servers: they start, serve, carry messages both ways and stop cleanly."""
+"""The real processes on real servers."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from testkit.plugin import TokenFactory
 from testkit.processes import running, until
 
 
-async def test_api_and_messenger_serve_carry_messages_both_ways_and_stop_cleanly(
+async def test_api_and_messenger_exchange_messages_and_stop_cleanly(
     environment: dict[str, str], tokens: TokenFactory, tmp_path: Path
 ) -> None:
     event_id = str(uuid4())
@@ -26,8 +26,8 @@ async def test_api_and_messenger_serve_carry_messages_both_ways_and_stop_cleanly
         asyncio.timeout(60),
     ):
         channel = await broker.channel()
-        listening = await channel.declare_queue(exclusive=True)
-        await listening.bind(EXCHANGE, "tickets.ticket.created.v1")
+        bound = await channel.declare_queue(exclusive=True)
+        await bound.bind(EXCHANGE, "tickets.ticket.created.v1")
         published = {
             "specversion": "1.0",
             "id": str(uuid4()),
@@ -51,7 +51,7 @@ async def test_api_and_messenger_serve_carry_messages_both_ways_and_stop_cleanly
             },
         }
         queue = queue_name(environment["SERVICE"])
-        await until(lambda: _queue_is_there(broker, queue))
+        await until(lambda: _queue_exists(broker, queue))
         for _ in range(2):
             await channel.default_exchange.publish(
                 aio_pika.Message(json.dumps(published).encode()), routing_key=queue
@@ -63,7 +63,7 @@ async def test_api_and_messenger_serve_carry_messages_both_ways_and_stop_cleanly
         await until(is_known)
         created = await client.post(path, json={"name": "Regular", "type": "free"})
         assert created.status_code == 201, created.text
-        async with listening.iterator() as messages:
+        async with bound.iterator() as messages:
             async for message in messages:
                 await message.ack()
                 sent = json.loads(message.body)
@@ -86,8 +86,8 @@ async def test_api_and_messenger_serve_carry_messages_both_ways_and_stop_cleanly
     assert line["trace_id"]
 
 
-async def _queue_is_there(broker: aio_pika.abc.AbstractConnection, name: str) -> bool:
-    channel = await broker.channel()  # asking for a queue that is missing closes the channel
+async def _queue_exists(broker: aio_pika.abc.AbstractConnection, name: str) -> bool:
+    channel = await broker.channel()  # a missing queue closes the channel
     try:
         await channel.get_queue(name)
     except aio_pika.exceptions.ChannelNotFoundEntity:

@@ -1,8 +1,8 @@
-"""Tables of the service. The schema is the role's search path, so names stand without it.
+"""Tables of the service. The schema is the role's search path, so table names carry no schema.
 
-A wall time is ``*_local``, ``*_fold`` and the derived ``*_at``, with the event's ``timezone``, and beside them the
-release of the tz database that derived it (see ``shared.walltime``). ``*_text`` is its RFC 3339 form, kept because
-PostgreSQL shows tickets and must not be asked for offsets: it has a tz database of its own.
+A wall time is ``*_local``, ``*_fold`` and the derived ``*_at``, with the event's ``timezone`` and the release of
+the tz database that derived it (see ``shared.walltime``). ``*_text`` is its RFC 3339 form: PostgreSQL writes the
+public list, and cannot derive offsets, since its tz database is another one.
 """
 
 from datetime import datetime
@@ -37,9 +37,9 @@ idempotency_table(Base.metadata)
 
 
 class EventCopy(Base):
-    """What tickets need to know of an event, as its latest message said.
+    """What tickets need to know of an event, from its latest message.
 
-    Whoever changes tickets of an event holds the lock of this row: positions, names and the zone stay in step.
+    Changes of an event's tickets hold the lock of this row, which keeps positions, names and the zone consistent.
     """
 
     __tablename__ = "event_copies"
@@ -53,9 +53,10 @@ class EventCopy(Base):
     starts_at: Mapped[datetime]
     ends_at: Mapped[datetime]
     state: Mapped[str]
+    # The version of that message. Only pods of the release before read it.
     seq: Mapped[int] = mapped_column(BigInteger)
     list_version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
-    """Rises with every change that shows in the list of the event's tickets."""
+    """Rises with every change that is visible in the list of the event's tickets."""
 
 
 class Ticket(Base):
@@ -66,7 +67,7 @@ class Ticket(Base):
         Index("uq_tickets_event_id_lower_name", "event_id", text("lower(name)"), unique=True),
         CheckConstraint("type IN ('free', 'paid', 'donation')", name="type"),
         CheckConstraint(
-            # A CHECK lets NULL pass.
+            # A CHECK accepts NULL, hence ``coalesce``.
             "coalesce(CASE type"
             " WHEN 'free' THEN num_nonnulls(price_minor, min_price_minor, max_price_minor, currency) = 0"
             " WHEN 'paid' THEN price_minor > 0 AND currency IS NOT NULL"

@@ -2,6 +2,6 @@ from shared.settings import Settings
 
 
 class TicketsSettings(Settings):
-    """The tickets service keeps no files and calls nobody."""
+    """Only what all services have: tickets keeps no files and calls no other service."""
 
     service: str = "tickets"

@@ -218,8 +218,9 @@ def check_complete(given: Sequence[UUID], current: Sequence[UUID]) -> None:
     """Raise ``TicketSetChanged`` unless ``given`` names each ticket exactly once."""
     if sorted(given) == sorted(current):
         return
-    missing = [str(ticket_id) for ticket_id in current if ticket_id not in set(given)]
-    unknown = [str(ticket_id) for ticket_id in dict.fromkeys(given) if ticket_id not in set(current)]
+    known, named = set(current), dict.fromkeys(given)
+    missing = [str(ticket_id) for ticket_id in current if ticket_id not in named]
+    unknown = [str(ticket_id) for ticket_id in named if ticket_id not in known]
     raise TicketSetChanged(
         f"{len(given)} ids were sent; {len(missing)} are missing and {len(unknown)} are not of this event. Each of "
         f"its {len(current)} tickets must be named once. Read the list again and send all of its ids.",

@@ -37,14 +37,14 @@ from tickets.tickets.schemas import Money, TicketCreate, TicketUpdate
 
 
 class EventNotFound(NotFound):
-    """Say the same of an id that nobody made and of another organizer's draft.
+    """Say the same of an unknown id and of another organizer's draft.
 
-    ``Retry-After`` is for callers whose event is new: its message arrives within 100 ms when all is well.
+    ``Retry-After`` is for callers whose event is new, since its message may still be on its way.
     """
 
     def __init__(self) -> None:
         super().__init__(
-            "There is no event with this id or identifier here. If it was created just now, try again in a moment.",
+            "There is no event with this id or identifier here. If it was just created, try again in a moment.",
             headers={"Retry-After": "1"},
         )
 
@@ -103,8 +103,11 @@ async def read_tickets(session: AsyncSession, event_id: UUID, organizer: str) ->
 
 
 async def create_ticket(session: AsyncSession, organizer: str, event_ref: str, wanted: TicketCreate) -> TicketView:
-    """Raises what ``rules.check_terms`` and ``walltime.resolve`` raise, ``EventNotFound``, ``TicketNameTaken``,
-    ``TooManyTickets``, ``PositionOutOfRange``."""
+    """Create the ticket at its position, or as the last one.
+
+    Raises what ``rules.check_terms`` and ``walltime.resolve`` raise, ``EventNotFound``, ``TicketNameTaken``,
+    ``TooManyTickets``, ``PositionOutOfRange``.
+    """
     event = await _lock_event(session, event_ref, organizer)
     zone = event.timezone
     event_ends = at(event.ends_at, zone)
