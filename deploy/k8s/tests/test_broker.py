@@ -8,10 +8,9 @@ from deploy.k8s.manifests import OVERLAYS
 from deploy.k8s.tests.reading import of_kind, secrets_of
 from deploy.local.cluster import SERVICES
 from docs.generate_messages import message_classes
-from exports import jobs
 from exports.settings import ExportsSettings
-from media.images.service import job_queue
 from media.settings import MediaSettings
+from shared.jobs.rows import job_queue
 from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, parked_queue_name, queue_name
 
 
@@ -34,7 +33,7 @@ def topics(overlay: str) -> dict[str, dict[str, str]]:
 
 
 def job_queues(service: str) -> set[str]:
-    names = {"media": job_queue(MediaSettings()), "exports": jobs.job_queue(ExportsSettings())}
+    names = {"media": job_queue(MediaSettings()), "exports": job_queue(ExportsSettings())}
     # dramatiq declares these three for each.
     return {f"{names[service]}{suffix}" for suffix in ("", ".DQ", ".XQ")} if service in names else set()
 

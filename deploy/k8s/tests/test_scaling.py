@@ -6,10 +6,9 @@ import pytest
 from deploy.k8s.manifests import OVERLAYS
 from deploy.k8s.tests.reading import DEPLOYMENTS, Workload, by_name, of_kind, workloads
 from deploy.local.cluster import SERVICES
-from exports import jobs
 from exports.settings import ExportsSettings
-from media.images.service import job_queue
 from media.settings import MediaSettings
+from shared.jobs.rows import job_queue
 from shared.jobs.worker import JOB_TIME_LIMIT_MS
 from shared.messaging.topology import queue_name
 
@@ -27,7 +26,7 @@ def target_of(scaler: dict[str, Any]) -> str:
 
 def queues() -> dict[str, str]:
     """Return the queue of each Deployment, from the code: a messenger without subscriptions consumes nothing."""
-    found = {"exports-worker": jobs.job_queue(ExportsSettings()), "media-worker": job_queue(MediaSettings())}
+    found = {"exports-worker": job_queue(ExportsSettings()), "media-worker": job_queue(MediaSettings())}
     for service in SERVICES:
         if importlib.import_module(f"{service}.messenger").SUBSCRIPTIONS:
             found[f"{service}-messenger"] = queue_name(service)

@@ -5,11 +5,12 @@ from typing import Any
 
 from exports.exports.cleanup import delete_files
 from exports.imports.cleanup import delete_archives
-from exports.jobs import RUN_EXPORT, RUN_IMPORT, job_queue
+from exports.jobs import RUN_EXPORT, RUN_IMPORT
 from exports.models import Export, Import
 from exports.settings import ExportsSettings
 from shared.database.engine import Sessions
 from shared.jobs.requeue import requeue_lost_jobs
+from shared.jobs.rows import job_queue
 from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
 from shared.messaging.periodic_tasks import PeriodicTask

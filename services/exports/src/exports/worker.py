@@ -7,9 +7,10 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from exports.exports.tasks import run_export
 from exports.imports.tasks import run_import
-from exports.jobs import RUN_EXPORT, RUN_IMPORT, job_queue
+from exports.jobs import RUN_EXPORT, RUN_IMPORT
 from exports.resources import open_resources
 from exports.settings import ExportsSettings
+from shared.jobs.rows import job_queue
 from shared.jobs.worker import new_worker_broker, run_worker
 
 JOBS_AT_ONCE = 4

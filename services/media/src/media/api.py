@@ -25,7 +25,7 @@ def create_app(settings: MediaSettings) -> FastAPI:
         settings,
         routers=[images, internal.router],
         title="Rostrum media",
-        description="Pictures: upload a PNG, JPEG, WebP or GIF, get small JPEGs in three sizes.",
+        description="Images: upload a PNG, JPEG, WebP or GIF, get small JPEGs in three sizes.",
         resources=with_storage,
     )
 

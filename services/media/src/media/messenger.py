@@ -3,10 +3,11 @@
 from functools import partial
 from typing import Any
 
-from media.images.service import CONVERT_IMAGE, job_queue
+from media.images.service import CONVERT_IMAGE
 from media.models import Image
 from media.settings import MediaSettings
 from shared.jobs.requeue import requeue_lost_jobs
+from shared.jobs.rows import job_queue
 from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
 from shared.messaging.periodic_tasks import PeriodicTask

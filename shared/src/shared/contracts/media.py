@@ -12,24 +12,24 @@ ImageKind = Literal["event", "speaker", "sponsor", "other"]
 
 
 class ImageVariant(BaseModel):
-    """One rendering of an image, a JPEG."""
+    """A variant of an image, a JPEG."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    name: str = Field(description="Which rendering: `large`, `thumbnail` or `icon`; readers must bear other words.")
-    path: str = Field(description="Where it is served, below the gateway's address. Other bytes have another path.")
+    name: str = Field(description="`large`, `thumbnail` or `icon`; readers must accept other values.")
+    path: str = Field(description="Where it is served, relative to the gateway. Other content has another path.")
     width: int = Field(description="Pixels.")
     height: int = Field(description="Pixels.")
     size: int = Field(description="Bytes.")
 
 
 class ImageProcessedV1(Message):
-    """All variants of an image can be fetched."""
+    """All variants of an image are stored and served."""
 
     message_type: ClassVar[str] = "media.image.processed.v1"
 
     image_id: UUID = Field(description="The image. The envelope's `subject` is the same id.")
     kind: str = Field(
-        description="What it shows: `event`, `speaker`, `sponsor` or `other`; readers must bear other words."
+        description="What it shows: `event`, `speaker`, `sponsor` or `other`; readers must accept other values."
     )
-    variants: list[ImageVariant] = Field(description="All renderings there are, the largest first.")
+    variants: list[ImageVariant] = Field(description="All variants, the largest first.")

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from shared.ids import new_id
 from shared.messaging import outbox
 from shared.problems import Problem
+from shared.settings import Settings
 
 LEASE = timedelta(seconds=60)
 TRIGGER_PATIENCE = timedelta(seconds=60)
@@ -61,3 +62,7 @@ async def enqueue(session: AsyncSession, job: JobColumns, *, actor: str, queue: 
 
 def lock_key(model: type[JobColumns]) -> ColumnElement[int]:
     return func.hashtext(inspect(model).local_table.description)
+
+
+def job_queue(settings: Settings) -> str:
+    return f"{settings.service}.jobs"

@@ -11,11 +11,11 @@ from exports.clients.events import EventFacts
 from exports.exports import repository
 from exports.exports.rules import FILES_PATH, ZIP, file_key, file_name, link_lifetime
 from exports.exports.schemas import DownloadLink, ExportRead
-from exports.jobs import RUN_EXPORT, job_queue
+from exports.jobs import RUN_EXPORT
 from exports.models import Export
 from exports.settings import ExportsSettings
 from shared.ids import new_id
-from shared.jobs.rows import DONE, enqueue
+from shared.jobs.rows import DONE, enqueue, job_queue
 from shared.problems import Conflict, NotFound, Problem
 from shared.storage import Storage
 

@@ -6,10 +6,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from exports.imports import repository
 from exports.imports.rules import archive_key
-from exports.jobs import RUN_IMPORT, job_queue
+from exports.jobs import RUN_IMPORT
 from exports.models import Import
 from shared.ids import new_id
-from shared.jobs.rows import enqueue
+from shared.jobs.rows import enqueue, job_queue
 from shared.problems import NotFound
 from shared.settings import Settings
 from shared.storage.files import Upload

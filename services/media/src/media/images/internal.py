@@ -15,6 +15,7 @@ from shared.auth.access import service_only
 from shared.contracts.media import ImageKind
 from shared.http.dependencies import FilesInTransitDep, SessionDep, SessionsDep, StorageDep
 from shared.http.uploads import UNLIMITED_BODY
+from shared.jobs.rows import job_queue
 from shared.texts import Storable
 
 router = APIRouter(
@@ -53,7 +54,7 @@ async def import_image(
         return ImportedImage.of(known)
     async with uploads.from_body(request, name=name, max_size=settings.max_image_size) as upload:
         image = await service.store_original(files, upload, organizer=organizer, kind=kind, import_id=import_id)
-    added = await service.add_imported_image(session, files, image, queue=service.job_queue(settings))
+    added = await service.add_imported_image(session, files, image, queue=job_queue(settings))
     if added is not image:
         response.status_code = 200
     return ImportedImage.of(added)

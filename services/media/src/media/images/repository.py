@@ -1,4 +1,4 @@
-"""The only SQL about images."""
+"""The SQL of images."""
 
 from collections.abc import Sequence
 from uuid import UUID

@@ -17,6 +17,7 @@ from shared.http.idempotency import IdempotentDep
 from shared.http.pagination import Page, PageDep, set_next_link
 from shared.http.responses import conditional_response, created
 from shared.http.uploads import UNLIMITED_BODY, form_of
+from shared.jobs.rows import job_queue
 from shared.problems import NotFound
 from shared.storage import FileNotStored
 
@@ -52,7 +53,7 @@ async def upload_image(
         image = await service.store_original(files, upload, organizer=principal.organizer, kind=kind)
 
     async def work() -> Response:
-        await service.add_image(session, files, image, queue=service.job_queue(settings))
+        await service.add_image(session, files, image, queue=job_queue(settings))
         return created(
             f"/v1/images/{image.id}",
             ImageRead.of(image, settings.public_url),

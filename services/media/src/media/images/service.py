@@ -15,7 +15,6 @@ from shared.contracts.media import ImageKind
 from shared.ids import new_id
 from shared.jobs.rows import enqueue
 from shared.problems import NotFound
-from shared.settings import Settings
 from shared.storage.files import Upload
 from shared.storage.transit import FilesInTransit
 
@@ -29,10 +28,6 @@ class ImageUpload:
     file: Upload
     name: str
     header: ImageHeader
-
-
-def job_queue(settings: Settings) -> str:
-    return f"{settings.service}.jobs"
 
 
 async def store_original(
