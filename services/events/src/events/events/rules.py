@@ -44,7 +44,7 @@ def new_identifier() -> str:
 
 
 def times_of_new_event(zone: str, starts_at: str, ends_at: str, folds: GivenTimes) -> tuple[WallTime, WallTime]:
-    """Raises the problems of ``shared.walltime``, ``EndsBeforeItStarts``, ``LastsTooLong``."""
+    """Return start and end. Raises the problems of ``shared.walltime``, ``LastsTooLong``."""
     canonical_zone(zone)
     starts = resolve(starts_at, zone, field="starts_at", fold=folds.starts_fold)
     ends = resolve(ends_at, zone, field="ends_at", fold=folds.ends_fold)
@@ -55,7 +55,7 @@ def times_of_new_event(zone: str, starts_at: str, ends_at: str, folds: GivenTime
 def times_after_change(stored: Timed, stored_zone: str, given: GivenTimes) -> tuple[str, WallTime, WallTime]:
     """Return zone, start and end after a change. A new zone keeps the local times; a new fold chooses again.
 
-    Raises the problems of ``shared.walltime``, ``EndsBeforeItStarts``, ``LastsTooLong``.
+    Raises the problems of ``shared.walltime``, ``LastsTooLong``.
     """
     zone = canonical_zone(given.timezone or stored_zone)
     starts = _after_change(starts_of(stored, stored_zone), zone, given.starts_at, given.starts_fold, "starts_at")

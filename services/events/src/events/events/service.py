@@ -39,7 +39,7 @@ async def read_event(session: AsyncSession, reference: str, reader: str | None) 
 
 
 async def read_head(session: AsyncSession, reference: str, reader: str | None) -> EventHead:
-    """Raises ``NotFound`` unless the reader may see the event, and so its programme."""
+    """Raise ``NotFound`` unless the reader may see the event, and so its programme."""
     head = await repository.find_head(session, reference, reader)
     if head is None:
         raise event_not_found()
@@ -97,7 +97,7 @@ async def unpublish_event(
 
 
 async def read_facts(session: AsyncSession, reference: str, organizer: str) -> EventFactsRead:
-    """Raises ``NotFound`` when the event is not this organizer's."""
+    """Return an event of this organizer. Raises ``NotFound``."""
     event = await repository.find_own(session, reference, organizer)
     if event is None:
         raise event_not_found()

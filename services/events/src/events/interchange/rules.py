@@ -72,7 +72,7 @@ def privacy_of(written: str | None) -> str:
 
 
 def rows_of(programme: Programme) -> Rows:
-    """Raises the problems of the event's times, ``ProgrammeBroken``."""
+    """Return the rows of a programme. Raises the problems of the event's times, ``ProgrammeBroken``."""
     rows = Rows(event={}, lists={}, lineups=[])
     rows.event = _event_row(programme, rows.repairs)
     ids: dict[str, dict[str, UUID]] = {}

@@ -49,7 +49,7 @@ async def import_programme(session: AsyncSession, body: ProgrammeImport) -> tupl
 
 
 async def export_programme(session: AsyncSession, event_id: UUID, organizer: str) -> Programme:
-    """Raises ``NotFound`` when the event is not this organizer's."""
+    """Return the programme of an event of this organizer. Raises ``NotFound``."""
     event = await events.find_own(session, str(event_id), organizer)
     if event is None:
         raise event_not_found()

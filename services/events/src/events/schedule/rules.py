@@ -14,7 +14,7 @@ class NoSuchDay(Invalid):
 
 
 def day_of(text: str) -> date:
-    """Raises ``NoSuchDay``."""
+    """Return the date that a text means. Raises ``NoSuchDay``."""
     try:
         day = date.fromisoformat(text)
     except ValueError:

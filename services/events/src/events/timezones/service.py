@@ -15,7 +15,7 @@ async def list_timezones() -> bytes:
 
 
 def timezone(name: str) -> TimezoneRead:
-    """Raises ``UnknownZone`` with the likely names."""
+    """Return a zone. Raises ``UnknownZone`` with the likely names."""
     return _timezone_at(name, _current_hour())
 
 
