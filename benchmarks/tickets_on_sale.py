@@ -44,6 +44,7 @@ from shared.database.engine import asyncpg_dsn, new_engine, new_sessions
 from shared.http.dependencies import SessionDep
 from shared.http.pagination import Page
 from shared.ids import new_id
+from shared.walltime import use_pinned_tzdata
 from tickets.event_copies.handlers import on_event
 from tickets.models import EventCopy, Ticket
 from tickets.settings import TicketsSettings
@@ -372,6 +373,7 @@ def main() -> int:
 
 
 async def measure(*, rounds: int, seconds: float, connections: int) -> int:
+    use_pinned_tzdata()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         database_url = await stack.enter_async_context(scratch_database())
