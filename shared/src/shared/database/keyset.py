@@ -63,7 +63,7 @@ class Keyset:
         self._columns = columns
         self._descending = descending
         order = ",".join(str(column.key) for column in columns) + ("-" if descending else "+")
-        self._order = zlib.crc32(order.encode())
+        self.order = zlib.crc32(order.encode())
 
     def apply(self, statement: Statement, page: PageRequest) -> Statement:
         """Sort the statement, start it after the cursor, and limit it to one row more than the page, for ``cut``.
@@ -71,7 +71,7 @@ class Keyset:
         Raises ``InvalidCursor``.
         """
         if page.cursor is not None:
-            values = self._read(page.cursor)
+            values = self.decode(page.cursor)
             at = tuple_(*(literal(value, column.type) for value, column in zip(values, self._columns, strict=True)))
             here = tuple_(*self._columns)
             statement = statement.where(here < at if self._descending else here > at)
@@ -83,19 +83,21 @@ class Keyset:
         if len(rows) <= page.limit:
             return rows, None
         last = rows[page.limit - 1]
-        return rows[: page.limit], self._write([getattr(last, str(column.key)) for column in self._columns])
+        return rows[: page.limit], self.encode([getattr(last, str(column.key)) for column in self._columns])
 
-    def _write(self, values: Sequence[Any]) -> str:
+    def encode(self, values: Sequence[Any]) -> str:
+        """Return the cursor after the row with these values. Raises ``ValueError``."""
         content = json.dumps(
-            [_VERSION, self._order, *map(_packed, values)], separators=(",", ":"), ensure_ascii=False
+            [_VERSION, self.order, *map(_packed, values)], separators=(",", ":"), ensure_ascii=False
         )
         return base64.urlsafe_b64encode(content.encode()).rstrip(b"=").decode()
 
-    def _read(self, cursor: str) -> list[Value]:
+    def decode(self, cursor: str) -> list[Value]:
+        """Return the values of a cursor. Raises ``InvalidCursor``."""
         try:
             padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
             version, order, *packed = json.loads(base64.b64decode(padded, b"-_", validate=True))
-            if (version, order) != (_VERSION, self._order):
+            if (version, order) != (_VERSION, self.order):
                 raise ValueError("another version, list or sort key")
             return [_unpacked(value, column) for value, column in zip(packed, self._columns, strict=True)]
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
