@@ -1,6 +1,6 @@
 """Messages that the tickets service sends.
 
-Messages of a ticket and messages of its event's list tell of the same ticket, and no order is promised between
+Messages of a ticket and of its event's list carry values of the same ticket, and no order is promised between
 them. Both carry the ticket's version: a reader takes each value from the message with the highest one.
 """
 
@@ -59,7 +59,7 @@ class TicketChangedV1(TicketState):
 
 
 class ListedTicket(BaseModel):
-    """What messages of the list tell of a ticket. The sales window is `[sales_starts_at, sales_ends_at)`."""
+    """A ticket in a message of its list. The sales window is `[sales_starts_at, sales_ends_at)`."""
 
     ticket_id: UUID = Field(description="A ticket of the list.")
     position: int = Field(description="Its place in the list, from 1.")

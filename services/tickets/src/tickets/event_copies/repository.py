@@ -29,7 +29,7 @@ def update_copy(copy: EventCopy, state: EventState, *, seq: int) -> None:
     for name in _COPIED:
         setattr(copy, name, getattr(state, name))
     copy.seq = seq
-    copy.list_version += 1  # the event's end and state decide what the list shows
+    copy.list_version += 1  # the event's end and state decide what is in the list
 
 
 async def lock_copy(session: AsyncSession, event_id: UUID) -> EventCopy:

@@ -108,7 +108,7 @@ async def is_name_used(
 
 
 async def listed_tickets(session: AsyncSession, event: EventCopy) -> list[ListedTicket]:
-    """Return what messages of the list tell of the event's tickets, by position."""
+    """Return the event's tickets for a message of the list, by position."""
     found = await session.execute(
         select(
             Ticket.id.label("ticket_id"),
