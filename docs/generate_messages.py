@@ -25,7 +25,7 @@ import shared.contracts
 from shared.contracts.envelope import CONTENT_TYPE, Envelope, Message
 from shared.messaging.inbox import Subscription
 from shared.messaging.outbox import MAX_PAYLOAD_SIZE
-from shared.messaging.topology import EXCHANGE, dead_letter_queue_name, queue_name
+from shared.messaging.topology import EXCHANGE, queue_name
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ROOT / "services"
@@ -354,7 +354,7 @@ def markdown(found: Sequence[Contract]) -> str:
         "[CONTRIBUTING](../CONTRIBUTING.md#add-a-message) says how to add a message, a field or a version.",
         _table(("Type", "Producer", "Consumers", "Meaning"), overview),
         "## Guarantees",
-        f"""\
+        """\
 [ADR 2](adr/0002-outbox-relay-inbox.md) explains the mechanism.
 
 - **At least once.** A message is written in the transaction that makes it true, and published until RabbitMQ
@@ -366,7 +366,7 @@ def markdown(found: Sequence[Contract]) -> str:
   `every` fact handles each in the sequence of its arrival; several messengers of a service may handle two facts of
   one aggregate at the same time.
 - **A failing handler drops no message.** It is retried with growing delays while the aggregate's later messages
-  wait, and ends in `{dead_letter_queue_name("<service>")}`, with the reason in its headers.
+  wait, and ends in the table `dead_letters` of the service, with the reason.
 - **Every message that was ever sent can be read.** Fields are added with defaults, and never removed, renamed or
   retyped: that is a new version, sent beside the old one until no service subscribes to it. Consumers ignore fields
   they do not know.""",

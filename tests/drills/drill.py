@@ -22,8 +22,8 @@ LEAK_PATIENCE = 10.0
 # The memory that a process may gain in a drill, for caches and heap fragmentation. A leak per message exceeds it at
 # full length.
 MEMORY_SLACK = 24 << 20
-# What a messenger has open at the broker: for its relay, its consumer, and what it measures and collects.
-CONNECTIONS, CHANNELS = 3, 4
+# What a messenger has open at the broker: for its relay, its consumer, and what it measures and moves.
+CONNECTIONS, CHANNELS = 2, 3
 POOL_SIZE = int(Settings.model_fields["database_pool_size"].default)
 
 

@@ -222,7 +222,8 @@ class Stage:
         try:
             tables = await connection.fetch(
                 "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = 'ledger' OR schemaname = 'events'"
-                " AND tablename IN ('events', 'outbox', 'inbox', 'inbox_positions', 'idempotency_keys')"
+                " AND tablename IN"
+                " ('events', 'outbox', 'inbox', 'inbox_positions', 'dead_letters', 'idempotency_keys')"
             )
             # As a replica does: without a look at the programmes, images and so on that these events don't have.
             await connection.execute("SET session_replication_role = replica")
@@ -260,7 +261,7 @@ class Stage:
     async def count_dead(self, service: str) -> int:
         """Return the number of its dead letters, messages and job triggers together."""
         queues = [dead_letter_queue_name(service), f"{service}.jobs.XQ"]
-        count = 0
+        count = int((await self._fetch(f'SELECT count(*) FROM "{service}".dead_letters'))[0][0])
         async with await self.broker.connect() as connection:
             for queue in queues:
                 channel = await connection.channel()  # asking for a missing queue closes it
@@ -295,8 +296,13 @@ class Stage:
 
     async def take_dead_letters(self) -> list[str]:
         """Remove the dead letters and return the names of their writes."""
-        letters = [message for service in SERVICES for message in await self._take(dead_letter_queue_name(service))]
-        return [_seen(letter).fact.name for letter in letters]
+        bodies = []
+        for service in SERVICES:
+            # The broker may have one that no messenger has moved yet.
+            bodies += [message.body for message in await self._take(dead_letter_queue_name(service))]
+            rows = await self._fetch(f'DELETE FROM "{service}".dead_letters RETURNING body')
+            bodies += [row["body"] for row in rows]
+        return [str(orjson.loads(body)["data"]["name"]) for body in bodies]
 
     async def _take(self, queue_name: str) -> list[AbstractIncomingMessage]:
         taken: list[AbstractIncomingMessage] = []

@@ -1,8 +1,7 @@
-"""The operator's tool for the bus: ``python -m shared.messaging outbox | dead-letters``, with a service's settings.
+"""Operate a service's messages: ``python -m shared.messaging outbox | dead-letters``, with the service's settings.
 
-What changes something says what it would do, and does it with ``--apply``. Answers go to standard output, logs and
-complaints to standard error. It ends with 0, with 1 when something kept it from its work, with 2 when it was asked
-wrongly.
+Commands that change something are dry runs without ``--apply``. Results go to standard output, logs and errors to
+standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
 """
 
 import argparse
@@ -13,44 +12,39 @@ import logging
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
 import structlog
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Delete, Update, func
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared.database.engine import new_engine
+from shared.database.engine import Sessions, new_engine, new_sessions
 from shared.messaging.dead_letters import (
-    IDS_TOLD,
-    Act,
-    DeadLetter,
-    QueueMissing,
-    Selection,
-    Stopped,
-    Tally,
-    broker_of,
-    for_each,
-    from_full_message,
-    full_message,
-    parking_channel,
-    publishing_channel,
-    send,
-    to_be_handled_again,
-    to_be_parked,
+    PARK,
+    TAKE,
+    CannotReplay,
+    Letter,
+    changing,
+    count,
+    find,
+    from_file_line,
+    is_parked,
+    keep,
+    replaying,
+    to_file_line,
 )
 from shared.messaging.outbox_history import Period, find_replayable, outbox_status, replay
 from shared.messaging.periodic_tasks import KEEP_PUBLISHED
-from shared.messaging.topology import dead_letter_queue_name, parked_queue_name, queue_name
+from shared.messaging.tables import DEAD_LETTERS
 from shared.settings import Settings
 from shared.telemetry.logs import configure_logs, get_logger
 from shared.walltime import use_pinned_tzdata
@@ -58,79 +52,70 @@ from shared.walltime import use_pinned_tzdata
 log = get_logger("shared.messaging")
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
-SHOWN = 50
+# How many ids a line of the log holds at most.
+IDS_LOGGED = 100
 
-Command = Callable[[argparse.Namespace, Settings], Coroutine[Any, Any, None]]
+Command = Callable[[argparse.Namespace, Settings, Sessions], Coroutine[Any, Any, None]]
 
 
-class ReaderGone(Exception):
-    """Who reads standard output has had enough: ``… | head``."""
+class Stopped(Exception):
+    """The command could not do all of its work; says why in one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     use_pinned_tzdata()
     parser = new_parser()
     arguments = parser.parse_args(argv)
-    command: Command = arguments.command
-    if command is replay_published and not (arguments.type or arguments.since or arguments.subject):
-        parser.error("outbox replay: which messages? Give --type, --since or --subject.")
+    if arguments.command is replay_published and not (arguments.type or arguments.since or arguments.subject):
+        parser.error("outbox replay needs --type, --since or --subject")
     try:
         settings = Settings()
     except ValidationError as error:
         names = ", ".join(str(item["loc"][0]).upper() for item in error.errors())
-        _complain(f"these settings of the environment are missing or wrong: {names}")
+        _complain(f"these settings are missing or invalid: {names}; set them in the environment")
         return MISUSED
     _log_to_stderr(settings)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    server, address = (
-        ("the database", settings.database_url)
-        if arguments.group == "outbox"
-        else ("RabbitMQ", settings.rabbitmq_url)
-    )
     try:
-        asyncio.run(command(arguments, settings))
-    except ReaderGone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED if getattr(arguments, "apply", False) else DONE
+        asyncio.run(run(arguments, settings))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Stopped as error:
         _complain(str(error))
-    except QueueMissing as error:
-        _complain(f"there is no queue {error}: is {settings.service} the service's name, and has it run here?")
-    except (
-        AMQPError,
-        SQLAlchemyError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        OSError,
-        TimeoutError,
-    ) as error:
-        _complain(f"{server} at {_place(address)}: {_reason(error)}")
+    except CannotReplay as error:
+        _complain(f"RabbitMQ at {_place(settings.rabbitmq_url.get_secret_value())}: {_one_line(str(error))}")
+    except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        _complain(f"the database at {_place(settings.database_url.get_secret_value())}: {_reason(error)}")
     else:
         return DONE
     return FAILED
 
 
+async def run(arguments: argparse.Namespace, settings: Settings) -> None:
+    engine = new_engine(settings, "operator")
+    try:
+        command: Command = arguments.command
+        await command(arguments, settings, new_sessions(engine))
+    finally:
+        await engine.dispose()
+
+
 def _log_to_stderr(settings: Settings) -> None:
-    configure_logs(
-        service=settings.service,
-        role="operator",
-        level="INFO",  # what was changed is told, whatever else is not
-        as_json=settings.log_format == "json",
-    )
+    # What was changed is logged whatever the service's own level is.
+    as_json = settings.log_format == "json"
+    configure_logs(service=settings.service, role="operator", level="INFO", as_json=as_json)
     structlog.configure(logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer))
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)
-    # What these say of a server that is away, the command says itself, in one line.
+    # What these log of a server that is unavailable is an error of the command, in one line.
     for name in ("aio_pika", "aiormq", "asyncio"):
         logging.getLogger(name).setLevel("CRITICAL")
 
 
-def _place(address: SecretStr) -> str:
-    url = urlsplit(address.get_secret_value())
+def _place(address: str) -> str:
+    url = urlsplit(address)
     return f"{url.hostname}:{url.port}" if url.port else str(url.hostname)
 
 
@@ -145,14 +130,10 @@ def _reason(error: BaseException) -> str:
 # -------------------- outbox
 
 
-async def show_status(arguments: argparse.Namespace, settings: Settings) -> None:
-    engine = new_engine(settings, "operator")
-    try:
-        status = await outbox_status(engine, settings.service)
-    finally:
-        await engine.dispose()
+async def show_status(arguments: argparse.Namespace, settings: Settings, sessions: Sessions) -> None:
+    status = await outbox_status(sessions, settings.service)
     if arguments.json:
-        _say(json.dumps(status))
+        _say(_to_json(status))
         return
     unpublished, refused, published = status["unpublished"], status["refused"], status["published"]
     oldest = f", the oldest for {_duration(unpublished['oldest_seconds'])}" if unpublished["rows"] else ""
@@ -163,278 +144,195 @@ async def show_status(arguments: argparse.Namespace, settings: Settings) -> None
     for item in refused["oldest"]:
         _say(
             f"  {item['id']}  {item['type']}  subject {item['subject']} seq {item['seq']}: {item['attempts']} "
-            f"attempts, next at {item['next_attempt_at']}: {_one_line(item['error'])}"
+            f"attempts, next at {_instant(item['next_attempt_at'])}: {_one_line(item['error'])}"
         )
     if refused["rows"] > len(refused["oldest"]):
         _say(f"  and {refused['rows'] - len(refused['oldest'])} more")
     _say(f"published: {published['last_hour']} in the last hour, {published['last_24_hours']} in the last 24 hours")
     _say(f"relays: {len(status['relays'])}")
     for item in status["relays"]:
-        buckets = " ".join(str(bucket) for bucket in item["buckets"])
-        _say(f"  {item['name']}, process {item['pid']} of PostgreSQL, since {item['since']}: buckets {buckets}")
+        buckets = " ".join(map(str, item["buckets"]))
+        _say(f"  {item['name']}, process {item['pid']}, since {_instant(item['since'])}: buckets {buckets}")
 
 
-async def replay_published(arguments: argparse.Namespace, settings: Settings) -> None:
-    period = Period(frozenset(arguments.type), arguments.since, arguments.until, arguments.subject)
-    marked: list[UUID] = []
-    count = 0
-
-    def mark(ids: list[UUID]) -> None:
-        nonlocal count
-        count += len(ids)
-        marked.extend(ids[: IDS_TOLD - len(marked)])
-
-    engine = new_engine(settings, "operator")
-    try:
-        found = await find_replayable(engine, period)
-        span = f", written from {_instant(found.oldest)} to {_instant(found.newest)}" if found.count else ""
-        if arguments.apply:
-            try:
-                await replay(engine, period, mark)
-            finally:
-                if count:
-                    ids = [str(message_id) for message_id in marked]
-                    filters = {"types": sorted(period.types), "since": _instant(period.since)}
-                    filters |= {"until": _instant(period.until), "subject": str(period.subject or "")}
-                    log.info("outbox.replayed", count=count, ids=ids, **filters)
-            _say(f"{count} messages go out again{span}")
-        else:
-            _say(f"would send {found.count} messages again{span}; --apply does it")
-        hours = KEEP_PUBLISHED // timedelta(hours=1)
-        kept = f"; the oldest here is of {_instant(found.kept_since)}" if found.kept_since else ""
-        _say(f"Published messages are deleted after {hours} hours and can't be sent again then{kept}.")
-    finally:
-        await engine.dispose()
+async def replay_published(arguments: argparse.Namespace, settings: Settings, sessions: Sessions) -> None:
+    period = Period(frozenset(arguments.type or ()), arguments.since, arguments.until, arguments.subject)
+    found, first, last = await find_replayable(sessions, period)
+    span = f", written from {_instant(first)} to {_instant(last)}" if found else ""
+    if arguments.apply:
+        ids: list[UUID] = []
+        try:
+            async for batch in replay(sessions, period):
+                ids += batch
+        finally:
+            if ids:
+                filters = {"types": sorted(period.types), "since": _instant(period.since)}
+                filters |= {"until": _instant(period.until), "subject": str(period.subject or "")}
+                log.info("outbox.replayed", count=len(ids), ids=list(map(str, ids[:IDS_LOGGED])), **filters)
+        _say(f"{len(ids)} messages will be published again{span}")
+    else:
+        _say(f"would publish {found} messages again{span}; --apply does it")
+    _, kept_since, _ = await find_replayable(sessions, Period())
+    kept = f"; the oldest was written at {_instant(kept_since)}" if kept_since else ""
+    hours = KEEP_PUBLISHED // timedelta(hours=1)
+    _say(f"Published messages are deleted after {hours} hours and cannot be published again then{kept}.")
 
 
 # -------------------- dead letters
 
-
-async def list_letters(arguments: argparse.Namespace, settings: Settings) -> None:
-    source = _source(arguments, settings)
-    tally = Tally()
-
-    async def show(_: AbstractIncomingMessage, letter: DeadLetter) -> None:
-        if arguments.json:
-            _say(json.dumps(asdict(letter)))
-            return
-        if not tally.count:
-            _say(_row("id", "type", "subject", "seq", "when", "reason", "attempts", "size", "error"))
-        _say(
-            _row(
-                letter.id,
-                letter.type,
-                letter.subject,
-                letter.seq,
-                letter.failed_at,
-                letter.reason,
-                letter.attempts,
-                letter.size,
-                _one_line(letter.error),
-            )
-        )
-
-    async with broker_of(settings) as connection:
-        await _for_each(connection, source, _selection(arguments), show, tally)
-    if not arguments.json:
-        _say(f"{tally.count} shown, {tally.present} in {source}")
+_columns = DEAD_LETTERS.c
+_LISTED = [
+    _columns.message_id.label("id"),
+    *(_columns[name] for name in ("type", "subject", "seq", "failed_at", "reason", "attempts")),
+    func.octet_length(_columns.body).label("size"),
+    _columns.error,
+]
+_WIDTHS = (36, 34, 36, 5, 25, 15, 8, 6, 0)
 
 
-def _row(*cells: object) -> str:
-    widths = (36, 34, 36, 5, 25, 15, 8, 6, 0)
-    texts = ("-" if cell is None else str(cell) for cell in cells)
-    return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+async def list_letters(arguments: argparse.Namespace, _: Settings, sessions: Sessions) -> None:
+    rows = [row._mapping for row in await _find(arguments, sessions, *_LISTED)]
+    if arguments.json:
+        for row in rows:
+            _say(_to_json(dict(row)))
+        return
+    cells = [[_one_line(_shown(value)) for value in row.values()] for row in rows]
+    for line in [[column.key for column in _LISTED], *cells] if rows else []:
+        _say("  ".join(cell.ljust(width) for cell, width in zip(line, _WIDTHS, strict=True)).rstrip())
+    _say(f"{len(rows)} of {await count(sessions, parked=arguments.parked)} {_kind(arguments)}")
 
 
-async def show_letter(arguments: argparse.Namespace, settings: Settings) -> None:
-    source = _source(arguments, settings)
-    tally = Tally()
-
-    async def show(message: AbstractIncomingMessage, letter: DeadLetter) -> None:
-        full = full_message(message, letter)
-        if arguments.json:
-            _say(json.dumps(full))
-            return
-        for name, value in {**full["properties"], **full["headers"]}.items():
-            _say(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
-        _say("")
-        if "body" not in full:
-            _say(f"{letter.size} bytes that are no text, as base64:\n{full['body_base64']}")
-            return
-        try:
-            _say(json.dumps(json.loads(full["body"]), indent=2, ensure_ascii=False))
-        except (ValueError, RecursionError):
-            _say(full["body"])
-
-    async with broker_of(settings) as connection:
-        await _for_each(connection, source, Selection(ids=frozenset([arguments.id]), limit=1), show, tally)
-    if not tally.count:
-        raise Stopped(f"no message {arguments.id} is in {source}")
+async def show_letter(arguments: argparse.Namespace, _: Settings, sessions: Sessions) -> None:
+    arguments.id, arguments.limit = [arguments.id], 1
+    rows = await _find(arguments, sessions, *_columns)
+    if not rows:
+        raise Stopped(f"{arguments.id[0]} is not among the {_kind(arguments)}; `list` shows their ids")
+    line = to_file_line(dict(rows[0]._mapping))
+    if arguments.json:
+        _say(json.dumps(line))
+        return
+    for name, value in {**line["properties"], **line["headers"]}.items():
+        _say(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    body = line.get("body", line.get("body_base64", ""))
+    with suppress(ValueError, RecursionError):
+        body = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+    _say(f"\n{body}" if "body" in line else f"\nbase64, as it is not UTF-8:\n{body}")
 
 
-async def replay_letters(arguments: argparse.Namespace, settings: Settings) -> None:
-    target = queue_name(settings.service)
+async def replay_letters(arguments: argparse.Namespace, settings: Settings, sessions: Sessions) -> None:
     loop = asyncio.get_running_loop()
     next_at = loop.time()
+    async with replaying(settings) if arguments.apply else nullcontext(_nothing) as send:
 
-    async def act(connection: AbstractConnection) -> Act:
-        channel = await publishing_channel(connection)
-
-        async def replay_one(message: AbstractIncomingMessage, _: DeadLetter) -> None:
+        async def act(letter: Letter) -> None:
             nonlocal next_at
             if arguments.rate:
                 await asyncio.sleep(next_at - loop.time())
                 next_at = loop.time() + 1 / arguments.rate
-            await send(channel, to_be_handled_again(message), target)
-            await message.ack()
+            await send(letter)
 
-        return replay_one
-
-    await _change(arguments, settings, act, ("replay", "replayed"), to=target)
+        await _change(arguments, sessions, TAKE, ("replay", "replayed"), act)
 
 
-async def park_letters(arguments: argparse.Namespace, settings: Settings) -> None:
-    target = parked_queue_name(settings.service)
-
-    async def act(connection: AbstractConnection) -> Act:
-        channel = await parking_channel(connection, settings.service)
-
-        async def park_one(message: AbstractIncomingMessage, _: DeadLetter) -> None:
-            await send(channel, to_be_parked(message), target)
-            await message.ack()
-
-        return park_one
-
-    await _change(arguments, settings, act, ("park", "parked"), to=target)
+async def park_letters(arguments: argparse.Namespace, _: Settings, sessions: Sessions) -> None:
+    await _change(arguments, sessions, PARK, ("park", "parked"), _nothing)
 
 
-async def purge_letters(arguments: argparse.Namespace, settings: Settings) -> None:
+async def _nothing(_: Letter) -> None: ...
+
+
+async def purge_letters(arguments: argparse.Namespace, _: Settings, sessions: Sessions) -> None:
     output = _open(arguments.to, "ab") if arguments.to and arguments.apply else None
 
-    async def act(_: AbstractConnection) -> Act:
-        async def purge_one(message: AbstractIncomingMessage, letter: DeadLetter) -> None:
-            line = json.dumps(full_message(message, letter))
-            if output is None:
-                _say(line)
-            else:
-                _write(output, line)
-            await message.ack()
-
-        return purge_one
+    async def act(letter: Letter) -> None:
+        line = json.dumps(to_file_line(letter))
+        _say(line) if output is None else _write(output, line)
 
     try:
-        await _change(arguments, settings, act, ("purge", "purged"), say=_tell)
+        await _change(arguments, sessions, TAKE, ("purge", "purged"), act, say=_tell)
     finally:
         if output is not None:
-            with suppress(OSError):  # what was deleted is written
+            with suppress(OSError):  # the lines of deleted letters are on the disk
                 output.close()
-
-
-async def restore_letters(arguments: argparse.Namespace, settings: Settings) -> None:
-    target = _source(arguments, settings)
-    count = 0
-    with _open(arguments.file, "rb") as lines:
-        if not arguments.apply:
-            for number, line in enumerate(lines, 1):
-                _parse(line, arguments.file, number)
-                count += 1
-            _say(f"would put {count} messages back into {target}; --apply does it")
-            return
-        async with broker_of(settings) as connection:
-            channel = await publishing_channel(connection)
-            try:
-                for number, line in enumerate(lines, 1):
-                    await send(channel, _parse(line, arguments.file, number), target)
-                    count += 1
-            finally:
-                if count:
-                    log.info("dead_letters.restored", queue=target, count=count, file=str(arguments.file))
-                    _say(f"{count} messages put back into {target}")
 
 
 async def _change(
     arguments: argparse.Namespace,
-    settings: Settings,
-    act: Callable[[AbstractConnection], Awaitable[Act]],
-    deed: tuple[str, str],
+    sessions: Sessions,
+    change: Update | Delete,
+    verbs: tuple[str, str],
+    act: Callable[[Letter], Awaitable[None]],
     *,
-    to: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> None:
-    """Does the deed to each selected message, or only says which it would be; logs what was done, whole or not."""
-    say = say or _say
-    do, done = deed
-    source, selection, tally = _source(arguments, settings), _selection(arguments), Tally()
-
-    def summary(verb: str) -> str:
-        return f"{verb} {tally.count} of {tally.present} messages of {source}" + (f" to {to}" if to else "")
-
-    async with broker_of(settings) as connection:
-        if not arguments.apply:
-            await _for_each(connection, source, selection, _leave, tally)
-            say(f"would {summary(do)}; --apply does it")
-        else:
-            try:
-                await _for_each(connection, source, selection, await act(connection), tally)
-            finally:
-                if tally.count:
-                    types = dict(tally.types)
-                    log.info(
-                        f"dead_letters.{done}", queue=source, to=to, count=tally.count, types=types, ids=tally.ids
-                    )
-                say(summary(done))
-    for name, count in tally.types.most_common():
-        say(f"  {count:>8}  {name}")
-
-
-async def _leave(_: AbstractIncomingMessage, __: DeadLetter) -> None:
-    """What a dry run does to a message."""
+    """Change the selected letters one after the other, or only count them; log what was done, even on an error."""
+    (verb, done), say = verbs, say or _say
+    selected = await _find(arguments, sessions, _columns.id, _columns.message_id, _columns.type)
+    kind = f"{await count(sessions, parked=arguments.parked)} {_kind(arguments)}"
+    changed = []
+    if arguments.apply:
+        try:
+            for row in selected:
+                async with changing(sessions, change, row.id, parked=arguments.parked) as letter:
+                    if letter is not None:
+                        await act(letter)
+                if letter is not None:
+                    changed.append(row)
+        finally:
+            if changed:
+                types = Counter(row.type or "unknown" for row in changed)
+                ids = [row.message_id for row in changed[:IDS_LOGGED]]
+                log.info(f"dead_letters.{done}", count=len(changed), parked=arguments.parked, types=types, ids=ids)
+            say(f"{done} {len(changed)} of {kind}")
+    else:
+        say(f"would {verb} {len(selected)} of {kind}; --apply does it")
+    for name, number in Counter(row.type or "unknown" for row in changed or selected).most_common():
+        say(f"  {number:>8}  {name}")
 
 
-async def _for_each(
-    connection: AbstractConnection, source: str, selection: Selection, act: Act, tally: Tally
-) -> None:
+async def restore_letters(arguments: argparse.Namespace, _: Settings, sessions: Sessions) -> None:
+    restored = 0
+    with _open(arguments.file, "rb") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                try:
+                    letter = from_file_line(line, parked=arguments.parked)
+                except ValueError as error:
+                    raise Stopped(f"{arguments.file}, line {number}: {error}") from None
+                if arguments.apply:
+                    await keep(sessions, [letter])
+                restored += 1
+        finally:
+            if restored and arguments.apply:
+                log.info("dead_letters.restored", count=restored, parked=arguments.parked, file=str(arguments.file))
+    done = f"put {restored} messages back among the {_kind(arguments)}"
+    _say(done if arguments.apply else f"would {done}; --apply does it")
+
+
+async def _find(arguments: argparse.Namespace, sessions: Sessions, *columns: ColumnElement[Any]) -> Sequence[Any]:
+    conditions = [is_parked(arguments.parked)]
+    if arguments.id:
+        conditions.append(_columns.message_id.in_(arguments.id))
+    if arguments.type:
+        conditions.append(_columns.type.in_(arguments.type))
+    return await find(sessions, columns, *conditions, limit=arguments.limit)
+
+
+def _kind(arguments: argparse.Namespace) -> str:
+    return "parked letters" if arguments.parked else "dead letters"
+
+
+# -------------------- input and output
+
+
+def _open(path: Path, mode: Literal["ab", "rb"]) -> BinaryIO:
     try:
-        await for_each(connection, source, selection, act, tally=tally)
-    except QueueMissing:
-        if source.endswith(".parked"):
-            return  # nothing was ever parked
-        raise
-    if tally.unreachable:
-        _tell(f"{tally.unreachable} messages did not come: another command holds them, or has taken them")
-
-
-def _source(arguments: argparse.Namespace, settings: Settings) -> str:
-    named = parked_queue_name if getattr(arguments, "parked", False) else dead_letter_queue_name
-    return named(settings.service)
-
-
-def _selection(arguments: argparse.Namespace) -> Selection:
-    return Selection(
-        ids=frozenset(getattr(arguments, "id", None) or ()),
-        types=frozenset(arguments.type or ()),
-        limit=getattr(arguments, "limit", None),
-    )
-
-
-def _open(path: Path, mode: str) -> BinaryIO:
-    try:
-        return path.open(mode)  # type: ignore[return-value]
+        return path.open(mode)
     except OSError as error:
         raise Stopped(f"{path}: {error.strerror}") from error
 
 
-def _parse(line: bytes, path: Path, number: int) -> Any:
-    try:
-        return from_full_message(line)
-    except ValueError as error:
-        raise Stopped(f"{path}, line {number}: {error}") from None
-
-
-# -------------------- saying
-
-
-# What others wrote must not steer the operator's terminal.
+# What others wrote must not control the operator's terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -442,18 +340,19 @@ def _say(line: str) -> None:
     try:
         sys.stdout.write(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", line) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise ReaderGone from None
+    except BrokenPipeError:  # ``… | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(FAILED) from None
 
 
 def _write(output: BinaryIO, line: str) -> None:
-    """On the disk before it returns: what follows deletes the only other copy."""
+    """Return when the line is on the disk: what follows deletes the only other copy."""
     try:
         output.write(f"{line}\n".encode())
         output.flush()
         os.fsync(output.fileno())
     except OSError as error:
-        raise Stopped(f"{output.name}: {error.strerror}; the message stays where it was") from error
+        raise Stopped(f"{output.name}: {error.strerror}; the message stays a dead letter") from error
 
 
 def _tell(line: str) -> None:
@@ -473,8 +372,16 @@ def _instant(moment: datetime | None) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else ""
 
 
+def _shown(value: object) -> str:
+    return "-" if value is None else _instant(value) if isinstance(value, datetime) else str(value)
+
+
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
+
+
+def _to_json(value: object) -> str:
+    return json.dumps(value, default=lambda item: item.isoformat() if isinstance(item, datetime) else str(item))
 
 
 # -------------------- arguments
@@ -482,81 +389,51 @@ def _duration(seconds: float) -> str:
 
 def new_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m shared.messaging", description=__doc__)
+    parser.set_defaults(parked=False, id=None, type=None, limit=None)
     groups = parser.add_subparsers(dest="group", required=True)
-    _outbox_parser(groups.add_parser("outbox", help="what this service sends"))
-    _dead_letters_parser(groups.add_parser("dead-letters", help="what this service could not handle"))
-    return parser
+    outbox = groups.add_parser("outbox", help="the messages this service sends").add_subparsers(required=True)
+    letters = groups.add_parser("dead-letters", help="the messages it gave up on").add_subparsers(required=True)
 
-
-def _outbox_parser(group: argparse.ArgumentParser) -> None:
-    verbs = group.add_subparsers(dest="verb", required=True)
-    verb = verbs.add_parser("status", help="what waits, what was refused, what went out, and who sends")
-    verb.add_argument("--json", action="store_true")
-    verb.set_defaults(command=show_status)
-
-    verb = verbs.add_parser("replay", help="send published messages again, with the same ids; jobs never")
-    verb.add_argument("--type", action="append", default=[], help="only messages of this type; may be repeated")
-    verb.add_argument(
-        "--since", type=_moment, metavar="TIME", help="written then or later: RFC 3339, or 90m, 2h ago"
-    )
-    verb.add_argument("--until", type=_moment, metavar="TIME", help="written before")
-    verb.add_argument("--subject", type=UUID, help="only of this aggregate")
-    verb.add_argument("--apply", action="store_true", help="do it; without, only say how many")
-    verb.set_defaults(command=replay_published)
-
-
-def _dead_letters_parser(group: argparse.ArgumentParser) -> None:
-    verbs = group.add_subparsers(dest="verb", required=True)
-
-    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(name, help=text)
+    def add(group: Any, name: str, command: Command, text: str, *options: str) -> argparse.ArgumentParser:
+        verb: argparse.ArgumentParser = group.add_parser(name, help=text)
         verb.set_defaults(command=command)
-        if command is not park_letters:
-            verb.add_argument("--parked", action="store_true", help="of the parked queue")
+        for option in options:
+            verb.add_argument(option, **_OPTIONS[option])
         return verb
 
-    verb = add("list", list_letters, "one line for each, the oldest first; takes nothing")
-    verb.add_argument("--type", action="append", help="only messages of this type; may be repeated")
-    verb.add_argument("--limit", type=_positive, default=SHOWN, help=f"at most so many, {SHOWN} unless told")
-    verb.add_argument("--json", action="store_true", help="one object a line")
+    add(outbox, "status", show_status, "show what waits, what was refused, what was published, relays", "--json")
+    text = "publish messages again, with the same ids; jobs never"
+    add(outbox, "replay", replay_published, text, "--type", "--since", "--until", "--subject", "--apply")
 
-    verb = add("show", show_letter, "headers and body of one")
-    verb.add_argument("id")
-    verb.add_argument("--json", action="store_true")
-
-    for name, command, text in (
-        ("replay", replay_letters, "put them into the service's own queue again"),
-        ("park", park_letters, "set them aside, where nothing counts or replays them"),
-        ("purge", purge_letters, "print them as JSON, one a line, and delete them"),
-    ):
-        verb = add(name, command, text)
+    text = "show one line for each, the oldest first"
+    add(letters, "list", list_letters, text, "--parked", "--type", "--json", "--limit").set_defaults(limit=50)
+    add(letters, "show", show_letter, "show headers and body of one", "--parked", "--json").add_argument("id")
+    text = "put back what purge printed"
+    add(letters, "restore", restore_letters, text, "--parked", "--apply").add_argument("file", type=Path)
+    text = "send them to the service's own queue again"
+    replay = add(letters, "replay", replay_letters, text, "--parked", "--limit", "--rate", "--apply")
+    text = "set them aside: `replay --all` and the alert leave them out"
+    park = add(letters, "park", park_letters, text, "--limit", "--apply")
+    text = "print them as JSON, one a line, and delete them"
+    purge = add(letters, "purge", purge_letters, text, "--parked", "--limit", "--to", "--apply")
+    for verb in (replay, park, purge):
         which = verb.add_mutually_exclusive_group(required=True)
-        which.add_argument("--id", action="append", help="this message; may be repeated")
-        which.add_argument("--type", action="append", help="all messages of this type; may be repeated")
-        which.add_argument("--all", action="store_true")
-        verb.add_argument("--limit", type=_positive, help="at most so many, the oldest first")
-        verb.add_argument("--apply", action="store_true", help="do it; without, only say how many")
-        if name == "replay":
-            verb.add_argument("--rate", type=_rate, metavar="PER_SECOND", help="no faster than this")
-        if name == "purge":
-            verb.add_argument("--to", type=Path, metavar="FILE", help="add the lines to this file")
-
-    verb = add("restore", restore_letters, "put back what purge has printed")
-    verb.add_argument("file", type=Path)
-    verb.add_argument("--apply", action="store_true", help="do it; without, only check the file")
+        for option in ("--id", "--type", "--all"):
+            which.add_argument(option, **_OPTIONS[option])
+    return parser
 
 
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
     return number
 
 
 def _rate(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("more than 0")
+        raise argparse.ArgumentTypeError(f"{text}: must be greater than 0")
     return number
 
 
@@ -571,8 +448,24 @@ def _moment(text: str) -> datetime:
         if moment.tzinfo is not None:
             return moment
     raise argparse.ArgumentTypeError(
-        f"{text} is neither like 2026-11-23T08:00Z, with an offset, nor like 90m or 2h"
+        f"{text}: must be a time with an offset like 2026-11-23T08:00Z, or 90m, 2h, 1d"
     )
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--all": {"action": "store_true"},
+    "--apply": {"action": "store_true", "help": "change; without it, only count"},
+    "--id": {"action": "append", "help": "this message; may be repeated"},
+    "--json": {"action": "store_true", "help": "print JSON, of a list one object a line"},
+    "--limit": {"type": _positive, "help": "at most this many, the oldest first; of a list 50 by default"},
+    "--parked": {"action": "store_true", "help": "parked letters instead of dead letters"},
+    "--rate": {"type": _rate, "metavar": "PER_SECOND", "help": "at most this many a second"},
+    "--since": {"type": _moment, "metavar": "TIME", "help": "written at or after: RFC 3339, or 90m, 2h, 1d ago"},
+    "--subject": {"type": UUID, "help": "only messages of this aggregate"},
+    "--to": {"type": Path, "metavar": "FILE", "help": "append the lines to this file instead"},
+    "--type": {"action": "append", "help": "only messages of this type; may be repeated"},
+    "--until": {"type": _moment, "metavar": "TIME", "help": "written before"},
+}
 
 
 if __name__ == "__main__":

@@ -7,16 +7,15 @@ up after ``DELIVERY_LIMIT`` deliveries.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
 from opentelemetry.trace import SpanKind, get_current_span
 from pydantic import ValidationError
 from sqlalchemy import text
@@ -24,23 +23,16 @@ from sqlalchemy import text
 from shared.contracts.envelope import Envelope
 from shared.database.engine import Sessions
 from shared.messaging.connection import BROKER_TIMEOUT, connect, until_closed
+from shared.messaging.dead_letters import Letter, keep, letter_of, move_from_broker
 from shared.messaging.inbox import Subscription, by_message_type, handle_once
-from shared.messaging.topology import (
-    dead_letter_queue_name,
-    declare_kept_queue,
-    declare_queue,
-    parked_queue_name,
-    queue_name,
-)
+from shared.messaging.topology import dead_letter_queue_name, declare_queue, parked_queue_name, queue_name
 from shared.settings import Settings
 from shared.telemetry.logs import get_logger
 from shared.telemetry.metrics import (
     CONSUMER_CONNECTED,
     CONSUMERS,
-    DEAD_LETTERS,
     HANDLE_SECONDS,
     HANDLED,
-    PARKED_LETTERS,
     REDELIVERED,
     WAITING,
 )
@@ -88,23 +80,17 @@ class Consumer:
 
     async def _run_while_connected(self) -> None:
         service = self._settings.service
-        # A broker that is short of memory stops reading from connections that publish, so acks go on another one.
-        async with (
-            await connect(self._settings, "consumer") as connection,
-            await connect(self._settings, "dead_letters") as publishing,
-        ):
+        async with await connect(self._settings, "consumer") as connection:
             async with asyncio.timeout(BROKER_TIMEOUT):
                 channel = await connection.channel()
                 await channel.set_qos(prefetch_count=PREFETCH)
                 queue = await declare_queue(channel, service, self._subscriptions)
-                self._dead_letters = await publishing.channel(publisher_confirms=True, on_return_raises=True)
                 tag = await queue.consume(self._start)
             log.info("consumer.ready", messages=sorted(self._subscriptions))
             waits = [
                 asyncio.create_task(self._stopping.wait()),
                 asyncio.create_task(until_closed(channel)),
-                asyncio.create_task(until_closed(self._dead_letters)),
-                asyncio.create_task(_measure(await connection.channel(), service)),
+                asyncio.create_task(self._watch_queues(connection)),
             ]
             connected = CONSUMER_CONNECTED.labels(queue_name(service))
             connected.set(1)
@@ -118,9 +104,7 @@ class Consumer:
                     await asyncio.wait(self._in_flight, timeout=self._settings.shutdown_grace / 2)
             finally:
                 connected.set(0)
-                for task in [*waits, *self._in_flight]:
-                    task.cancel()  # unacked messages go back to the queue when the channel closes
-                await asyncio.gather(*waits, *self._in_flight, return_exceptions=True)
+                await _end([*waits, *self._in_flight])  # unacked messages go back when the channel closes
 
     async def _start(self, incoming: AbstractIncomingMessage) -> None:
         task = asyncio.current_task()
@@ -223,42 +207,53 @@ class Consumer:
         return True
 
     async def _bury(self, incoming: AbstractIncomingMessage, reason: str, error: str, *, attempts: int) -> None:
-        """Puts the message among the dead letters, with what went wrong, and only then takes it from the queue."""
+        """Keep the message as a dead letter, and only then ack it."""
+        letter = letter_of(incoming, reason=reason, error=error, attempts=attempts, failed_at=datetime.now(UTC))
+        if await self._keep([letter]):
+            log.error("message.dead", reason=reason, error=letter["error"], attempts=attempts)
+            await incoming.ack()
+        else:
+            await incoming.nack(requeue=True)
+
+    async def _keep(self, letters: Sequence[Letter]) -> bool:
+        """Commit the rows, waiting while the database is unavailable. Return False if the process stops first."""
+        while True:
+            try:
+                async with self._transactions:
+                    await keep(self._sessions, letters)
+                return True
+            except Exception as error:
+                log.warning("dead_letters.wait_for_database", error=str(error), error_type=type(error).__name__)
+            await self._wait(DATABASE_RETRY_SECONDS)
+            if self._stopping.is_set():
+                return False
+
+    async def _watch_queues(self, connection: AbstractConnection) -> None:
+        """Empty the dead-letter queue and keep the gauges of the service's queue; end when the broker fails."""
         service = self._settings.service
-        letter = aio_pika.Message(
-            incoming.body,
-            content_type=incoming.content_type,
-            message_id=incoming.message_id,
-            type=incoming.type,
-            timestamp=incoming.timestamp,
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            headers={
-                "failure-reason": reason,
-                "failure-error": error[:1000],
-                "failure-attempts": attempts,
-                "failed-at": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-        )
-        async with asyncio.timeout(BROKER_TIMEOUT):
-            await self._dead_letters.default_exchange.publish(letter, dead_letter_queue_name(service))
-        log.error("message.dead", reason=reason, error=error[:1000], attempts=attempts)
-        await incoming.ack()
+        channel = await connection.channel(publisher_confirms=False)
+        with suppress(ChannelNotFoundEntity):
+            await move_from_broker(channel, parked_queue_name(service), self._keep, parked=True)
+        await channel.close()
+        channel = await connection.channel(publisher_confirms=False)
+        while True:
+            await move_from_broker(channel, dead_letter_queue_name(service), self._keep, parked=False)
+            async with asyncio.timeout(BROKER_TIMEOUT):
+                queue = await channel.declare_queue(queue_name(service), passive=True)
+            WAITING.set(queue.declaration_result.message_count or 0)
+            CONSUMERS.set(queue.declaration_result.consumer_count or 0)
+            await asyncio.sleep(MEASURE_SECONDS)
 
     async def _wait(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
 
-async def _measure(channel: AbstractChannel, service: str) -> None:
-    """Keeps the gauges of the three queues; ends when the broker can't tell."""
-    async with asyncio.timeout(BROKER_TIMEOUT):
-        await declare_kept_queue(channel, parked_queue_name(service))
-    names = (queue_name(service), dead_letter_queue_name(service), parked_queue_name(service))
-    while True:
-        for name, gauge in zip(names, (WAITING, DEAD_LETTERS, PARKED_LETTERS), strict=True):
-            async with asyncio.timeout(BROKER_TIMEOUT):
-                queue = await channel.declare_queue(name, passive=True)
-            gauge.set(queue.declaration_result.message_count or 0)
-            if gauge is WAITING:
-                CONSUMERS.set(queue.declaration_result.consumer_count or 0)
-        await asyncio.sleep(MEASURE_SECONDS)
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks until they have ended: a call of aiormq may lose a cancellation."""
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        ended, running = await asyncio.wait(running, timeout=0.1)
+        await asyncio.gather(*ended, return_exceptions=True)

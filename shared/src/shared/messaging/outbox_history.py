@@ -1,25 +1,35 @@
-"""The outbox as an operator sees it: what has not left yet and why, and what left and is to go out once more.
+"""The outbox for operators: what is not published yet and why, and publishing again what was."""
 
-Rows stay for ``KEEP_PUBLISHED`` after they were published; what is older can't be sent again.
-"""
-
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, func, select, text, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import ColumnElement, TextClause, func, select, text, update
 
+from shared.database.engine import Sessions
 from shared.messaging.tables import OUTBOX
 
-REPLAY_BATCH = 1000
-REFUSED_SHOWN = 50
-
-# Every relay of a service holds shared locks of 16 buckets, each one alone; see shared.messaging.relay.
-_BUCKET_HOLDERS = text("""
-    SELECT lock.pid, activity.application_name AS name, host(activity.client_addr) AS address,
+_UNPUBLISHED = text("""
+    SELECT kind, type, count(*) AS rows,
+           extract(epoch FROM clock_timestamp() - min(created_at))::float8 AS oldest_seconds
+    FROM outbox WHERE published_at IS NULL GROUP BY kind, type ORDER BY rows DESC, type
+""")
+_REFUSED = text("""
+    SELECT id, type, aggregate_id AS subject, aggregate_seq AS seq, attempts, next_attempt_at, last_error AS error
+    FROM outbox WHERE published_at IS NULL AND attempts > 0
+    ORDER BY created_at, aggregate_seq LIMIT 50
+""")
+_REFUSED_COUNT = text("SELECT count(*) AS rows FROM outbox WHERE published_at IS NULL AND attempts > 0")
+_PUBLISHED = text("""
+    SELECT count(*) FILTER (WHERE published_at > clock_timestamp() - interval '1 hour') AS last_hour,
+           count(*) AS last_24_hours
+    FROM outbox WHERE published_at > clock_timestamp() - interval '24 hours'
+""")
+# Each relay of a service holds shared locks of 16 buckets, each one alone; see shared.messaging.relay.
+_RELAYS = text("""
+    SELECT activity.application_name AS name, lock.pid, host(activity.client_addr) AS address,
            activity.backend_start AS since, array_agg(lock.objid::bigint ORDER BY lock.objid) AS buckets
     FROM pg_locks AS lock JOIN pg_stat_activity AS activity USING (pid)
     WHERE lock.locktype = 'advisory' AND lock.granted AND lock.mode = 'ExclusiveLock'
@@ -30,90 +40,31 @@ _BUCKET_HOLDERS = text("""
 """)
 
 
-async def outbox_status(engine: AsyncEngine, service: str) -> dict[str, Any]:
-    """What waits, what the broker refused, what went out lately, and which relay holds which buckets."""
-    now = func.clock_timestamp()
-    waiting = OUTBOX.c.published_at.is_(None)
-    age = func.extract("epoch", now - func.min(OUTBOX.c.created_at)).label("oldest_seconds")
-    by_type = (
-        select(OUTBOX.c.kind, OUTBOX.c.type, func.count().label("rows"), age)
-        .where(waiting)
-        .group_by(OUTBOX.c.kind, OUTBOX.c.type)
-        .order_by(func.count().desc(), OUTBOX.c.type)
-    )
-    refused = waiting & (OUTBOX.c.attempts > 0)
-    refused_rows = (
-        select(
-            OUTBOX.c.id,
-            OUTBOX.c.type,
-            OUTBOX.c.aggregate_id,
-            OUTBOX.c.aggregate_seq,
-            OUTBOX.c.attempts,
-            OUTBOX.c.next_attempt_at,
-            OUTBOX.c.last_error,
-        )
-        .where(refused)
-        .order_by(OUTBOX.c.created_at, OUTBOX.c.aggregate_seq)
-        .limit(REFUSED_SHOWN)
-    )
-    async with engine.connect() as connection:
-        types = (await connection.execute(by_type)).all()
-        refused_count = await connection.scalar(select(func.count()).select_from(OUTBOX).where(refused))
-        shown = (await connection.execute(refused_rows)).all()
-        published = {
-            name: await connection.scalar(
-                select(func.count()).select_from(OUTBOX).where(OUTBOX.c.published_at > now - text(interval))
-            )
-            for name, interval in (("last_hour", "interval '1 hour'"), ("last_24_hours", "interval '24 hours'"))
+async def outbox_status(sessions: Sessions, service: str) -> dict[str, Any]:
+    """Return what waits, what the broker refused, what was published, and which relay holds which buckets."""
+    async with sessions() as session:
+
+        async def rows(statement: TextClause, **values: str) -> list[dict[str, Any]]:
+            return [dict(row) for row in (await session.execute(statement, values)).mappings()]
+
+        types = await rows(_UNPUBLISHED)
+        oldest = max((item["oldest_seconds"] for item in types), default=None)
+        return {
+            "service": service,
+            "unpublished": {
+                "rows": sum(item["rows"] for item in types),
+                "oldest_seconds": oldest,
+                "types": types,
+            },
+            "refused": {**(await rows(_REFUSED_COUNT))[0], "oldest": await rows(_REFUSED)},
+            "published": (await rows(_PUBLISHED))[0],
+            "relays": await rows(_RELAYS, service=service),
         }
-        holders = (await connection.execute(_BUCKET_HOLDERS, {"service": service})).all()
-    return {
-        "service": service,
-        "unpublished": {
-            "rows": sum(row.rows for row in types),
-            "oldest_seconds": max((float(row.oldest_seconds) for row in types), default=None),
-            "types": [
-                {
-                    "kind": row.kind,
-                    "type": row.type,
-                    "rows": row.rows,
-                    "oldest_seconds": float(row.oldest_seconds),
-                }
-                for row in types
-            ],
-        },
-        "refused": {
-            "rows": refused_count,
-            "oldest": [
-                {
-                    "id": str(row.id),
-                    "type": row.type,
-                    "subject": str(row.aggregate_id),
-                    "seq": row.aggregate_seq,
-                    "attempts": row.attempts,
-                    "next_attempt_at": row.next_attempt_at.isoformat(),
-                    "error": row.last_error,
-                }
-                for row in shown
-            ],
-        },
-        "published": published,
-        "relays": [
-            {
-                "name": row.name,
-                "pid": row.pid,
-                "address": row.address,
-                "since": row.since.isoformat(),
-                "buckets": row.buckets,
-            }
-            for row in holders
-        ],
-    }
 
 
 @dataclass(frozen=True)
 class Period:
-    """Which published messages: of these types, written in ``[since, until)``, about this aggregate."""
+    """Published messages: of these types, written in ``[since, until)``, about this aggregate."""
 
     types: frozenset[str] = frozenset()
     since: datetime | None = None
@@ -121,61 +72,49 @@ class Period:
     subject: UUID | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        conditions: list[ColumnElement[bool]] = [OUTBOX.c.kind == "message", OUTBOX.c.published_at.is_not(None)]
-        if self.types:
-            conditions.append(OUTBOX.c.type.in_(self.types))
-        if self.since is not None:
-            conditions.append(OUTBOX.c.created_at >= self.since)
-        if self.until is not None:
-            conditions.append(OUTBOX.c.created_at < self.until)
-        if self.subject is not None:
-            conditions.append(OUTBOX.c.aggregate_id == self.subject)
-        return conditions
+        return [
+            OUTBOX.c.kind == "message",
+            OUTBOX.c.published_at.is_not(None),
+            *([OUTBOX.c.type.in_(self.types)] if self.types else []),
+            *([OUTBOX.c.created_at >= self.since] if self.since else []),
+            *([OUTBOX.c.created_at < self.until] if self.until else []),
+            *([OUTBOX.c.aggregate_id == self.subject] if self.subject else []),
+        ]
 
 
-@dataclass(frozen=True)
-class Replayable:
-    count: int
-    oldest: datetime | None
-    newest: datetime | None
-    kept_since: datetime | None  # the oldest published message that is still there, whatever its type
+async def find_replayable(sessions: Sessions, period: Period) -> tuple[int, datetime | None, datetime | None]:
+    """Return how many messages there are, and when the first and the last were written."""
+    created_at = OUTBOX.c.created_at
+    found = select(func.count(), func.min(created_at), func.max(created_at)).where(*period.conditions())
+    async with sessions() as session:
+        count, first, last = (await session.execute(found)).one()
+    return count, first, last
 
 
-async def find_replayable(engine: AsyncEngine, period: Period) -> Replayable:
-    found = select(func.count(), func.min(OUTBOX.c.created_at), func.max(OUTBOX.c.created_at)).where(
-        *period.conditions()
-    )
-    kept = select(func.min(OUTBOX.c.created_at)).where(*Period().conditions())
-    async with engine.connect() as connection:
-        count, oldest, newest = (await connection.execute(found)).one()
-        return Replayable(count, oldest, newest, await connection.scalar(kept))
+async def replay(sessions: Sessions, period: Period, *, batch: int = 1000) -> AsyncIterator[list[UUID]]:
+    """Make published messages unpublished, so that the relay sends them again; yield the ids of each commit.
 
-
-async def replay(engine: AsyncEngine, period: Period, marked: Callable[[list[UUID]], None]) -> None:
-    """Makes published messages unpublished, so that the relay sends them again, with the same ids.
-
-    ``marked`` is told after each commit which ones. Only what was published before the call is taken: the relay is
-    at work meanwhile, and what it has sent again is not to go out a third time.
+    Only those published before the call: a relay may have sent the first of them again meanwhile.
     """
-    batch = (
+    async with sessions() as session:
+        began_at = await session.scalar(select(func.clock_timestamp()))
+    chosen = (
         select(OUTBOX.c.id)
-        .where(*period.conditions(), OUTBOX.c.published_at < bindparam("begun_at"))
+        .where(*period.conditions(), OUTBOX.c.published_at < began_at)
         .order_by(OUTBOX.c.created_at, OUTBOX.c.aggregate_seq)
-        .limit(REPLAY_BATCH)
+        .limit(batch)
         .with_for_update()
     )
     mark = (
         update(OUTBOX)
-        .where(OUTBOX.c.id.in_(batch))
-        # As if it had never left: attempts and errors of the first time say nothing about the second.
+        .where(OUTBOX.c.id.in_(chosen))
+        # Attempts and errors of the first time say nothing about the second.
         .values(published_at=None, attempts=0, last_error=None, next_attempt_at=func.clock_timestamp())
         .returning(OUTBOX.c.id)
     )
-    async with engine.connect() as connection:
-        begun_at = await connection.scalar(select(func.clock_timestamp()))
     while True:
-        async with engine.begin() as connection:
-            ids = (await connection.execute(mark, {"begun_at": begun_at})).scalars().all()
+        async with sessions.begin() as session:
+            ids = list((await session.execute(mark)).scalars())
         if not ids:
             return
-        marked(list(ids))
+        yield ids

@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, select
 
 from shared.database.engine import Sessions
 from shared.database.idempotency import forget_expired_keys
+from shared.messaging.dead_letters import measure_dead_letters
 from shared.messaging.tables import INBOX, OUTBOX
 from shared.telemetry.logs import get_logger
 from shared.telemetry.metrics import (
@@ -98,5 +99,6 @@ async def prune(sessions: Sessions) -> int:
 
 EVERY_MESSENGER = (
     PeriodicTask("measure_outbox", 15, measure_outbox),
+    PeriodicTask("measure_dead_letters", 15, measure_dead_letters),
     PeriodicTask("prune", 15, prune),
 )

@@ -7,6 +7,7 @@ from sqlalchemy import (
     DateTime,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -59,9 +60,31 @@ INBOX_POSITIONS = Table(
     Column("seq", BigInteger, nullable=False),
 )
 
+# The messages this service gave up on; see shared.messaging.dead_letters.
+DEAD_LETTERS = Table(
+    "dead_letters",
+    _metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("message_id", Text, nullable=False),
+    Column("type", Text),
+    Column("subject", Text),
+    Column("seq", BigInteger),
+    Column("body", LargeBinary, nullable=False),
+    Column("headers", JSONB, nullable=False),
+    Column("properties", JSONB, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("error", Text),
+    Column("attempts", Integer),
+    Column("traceparent", Text),
+    Column("failed_at", DateTime(timezone=True), nullable=False),
+    Column("parked_at", DateTime(timezone=True)),
+    Index("ix_dead_letters_message_id", "message_id"),
+    Index("ix_dead_letters_waiting", "failed_at", postgresql_where=text("parked_at IS NULL")),
+    Index("ix_dead_letters_parked", "failed_at", postgresql_where=text("parked_at IS NOT NULL")),
+)
+
 
 def messaging_tables(metadata: MetaData) -> None:
     """Add the tables to those that a service migrates."""
-    OUTBOX.to_metadata(metadata)
-    INBOX.to_metadata(metadata)
-    INBOX_POSITIONS.to_metadata(metadata)
+    for table in (OUTBOX, INBOX, INBOX_POSITIONS, DEAD_LETTERS):
+        table.to_metadata(metadata)

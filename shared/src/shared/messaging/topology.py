@@ -14,11 +14,12 @@ def queue_name(service: str) -> str:
 
 
 def dead_letter_queue_name(service: str) -> str:
+    """Return the queue for messages over the delivery limit; the messenger moves them into ``dead_letters``."""
     return f"{service}.messages.dead"
 
 
 def parked_queue_name(service: str) -> str:
-    """Where an operator puts dead letters that are to be neither replayed nor lost."""
+    """Return the queue in which the first release kept parked letters; it is emptied, and never declared."""
     return f"{service}.messages.parked"
 
 
@@ -26,21 +27,15 @@ async def declare_exchange(channel: AbstractChannel) -> AbstractExchange:
     return await channel.declare_exchange(EXCHANGE, ExchangeType.TOPIC, durable=True)
 
 
-async def declare_kept_queue(channel: AbstractChannel, name: str) -> AbstractQueue:
-    """Declares a queue for messages that wait for an operator, who may look at them any number of times.
-
-    Every look counts as a delivery. Without a limit of our own RabbitMQ 4 drops a message at its 21st, and 3.10
-    puts what is given back at the queue's end. ``-1``, unlimited in version 4, makes 3.10 drop at the first.
-    """
-    return await channel.declare_queue(
-        name, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
-    )
-
-
 async def declare_queue(channel: AbstractChannel, service: str, message_types: Iterable[str]) -> AbstractQueue:
-    """Declares the service's queue with its dead-letter queue and binds one key per message type."""
+    """Declare the service's queue with its dead-letter queue, and bind one key per message type."""
     exchange = await declare_exchange(channel)
-    await declare_kept_queue(channel, dead_letter_queue_name(service))
+    await channel.declare_queue(
+        dead_letter_queue_name(service),
+        durable=True,
+        # Arguments of a queue cannot change, and "unlimited" (-1) in RabbitMQ 4 drops at the first return in 3.10.
+        arguments={"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000},
+    )
     queue = await channel.declare_queue(
         queue_name(service),
         durable=True,
@@ -49,7 +44,7 @@ async def declare_queue(channel: AbstractChannel, service: str, message_types: I
             "x-delivery-limit": DELIVERY_LIMIT,
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": dead_letter_queue_name(service),
-            # Without these two a message may get lost on its way to the dead letters.
+            # Without these two a message may get lost on its way to the dead-letter queue.
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
         },

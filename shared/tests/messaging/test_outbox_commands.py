@@ -16,12 +16,12 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from shared.contracts.envelope import Envelope, Message
-from shared.database.engine import Sessions
+from shared.database.engine import Sessions, new_sessions
 from shared.ids import new_id
 from shared.messaging import outbox, outbox_history
-from shared.messaging.__main__ import main, new_parser
+from shared.messaging.__main__ import main, new_parser, run
+from shared.messaging.connection import connect
 from shared.messaging.consumer import Consumer
-from shared.messaging.dead_letters import broker_of
 from shared.messaging.inbox import Subscription
 from shared.messaging.relay import BUCKETS, Relay
 from shared.messaging.tables import OUTBOX
@@ -40,7 +40,7 @@ def message_class(service: str, verb: str = "painted") -> type[Message]:
 
 @pytest.fixture
 async def connection(settings: Settings) -> AsyncIterator[AbstractConnection]:
-    async with broker_of(settings) as connection:
+    async with await connect(settings, "test") as connection:
         yield connection
         await delete_queues(await connection.channel(), settings.service)
 
@@ -56,7 +56,7 @@ async def spy(settings: Settings, connection: AbstractConnection) -> AbstractQue
 
 
 async def take(queue: AbstractQueue, count: int) -> list[str]:
-    """The ids of the next ``count`` messages."""
+    """Return the ids of the next ``count`` messages."""
     taken: list[str] = []
     async with asyncio.timeout(15), queue.iterator(no_ack=True) as incoming:
         async for message in incoming:
@@ -89,7 +89,7 @@ def relay_of(settings: Settings, engine: AsyncEngine) -> Relay:
 
 
 async def write(sessions: Sessions, kind: type[Message], count: int, subject: UUID | None = None) -> list[str]:
-    """Messages in the outbox, each in a transaction of its own; returns their ids."""
+    """Add messages to the outbox, each in its own transaction. Return their ids."""
     subject = subject or new_id()
     ids = []
     for seq in range(1, count + 1):
@@ -100,7 +100,7 @@ async def write(sessions: Sessions, kind: type[Message], count: int, subject: UU
 
 
 async def mark_published(engine: AsyncEngine, *, ago: timedelta = timedelta(minutes=1)) -> None:
-    """As if a relay had sent all that waits, so long ago, and it was written a second before."""
+    """Mark all that waits as published so long ago, and written a second before."""
     at = func.clock_timestamp() - ago
     async with engine.begin() as connection:
         await connection.execute(
@@ -117,15 +117,14 @@ async def waiting(engine: AsyncEngine) -> list[str]:
 
 
 async def command(settings: Settings, *argv: str) -> None:
-    arguments = new_parser().parse_args(["outbox", *argv])
-    await arguments.command(arguments, settings)
+    await run(new_parser().parse_args(["outbox", *argv]), settings)
 
 
 # -------------------- status
 
 
-async def test_status_tells_what_waits_what_was_refused_and_what_went_out(
-    settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: Any
+async def test_status_shows_what_waits_what_was_refused_and_what_was_published(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     painted, primed = message_class(settings.service), message_class(settings.service, "primed")
     await write(sessions, painted, 2)
@@ -162,7 +161,7 @@ async def test_status_tells_what_waits_what_was_refused_and_what_went_out(
     assert "published: 2 in the last hour, 5 in the last 24 hours" in shown
 
 
-async def test_status_tells_which_relay_holds_which_buckets(settings: Settings, engine: AsyncEngine) -> None:
+async def test_status_shows_which_relay_holds_which_buckets(settings: Settings, engine: AsyncEngine) -> None:
     relays = [relay_of(settings, engine), relay_of(settings, engine)]
 
     async def are_shared() -> bool:
@@ -170,17 +169,21 @@ async def test_status_tells_which_relay_holds_which_buckets(settings: Settings, 
 
     async with running(relays[0]), running(relays[1]):
         await eventually(are_shared)
-        told = (await outbox_history.outbox_status(engine, settings.service))["relays"]
+        shown = (await outbox_history.outbox_status(new_sessions(engine), settings.service))["relays"]
         held = [sorted(relay.buckets) for relay in relays]
-    assert [item["name"] for item in told] == [f"{settings.service}.relay"] * 2
-    assert sorted(item["buckets"] for item in told) == sorted(held)
+    assert [item["name"] for item in shown] == [f"{settings.service}.relay"] * 2
+    assert sorted(item["buckets"] for item in shown) == sorted(held)
 
 
 # -------------------- replay
 
 
-async def test_a_replay_sends_messages_again_with_the_same_ids_in_order_and_jobs_never(
-    settings: Settings, engine: AsyncEngine, sessions: Sessions, spy: AbstractQueue, capsys: Any
+async def test_a_replay_publishes_messages_again_with_the_same_ids_in_order_and_no_jobs(
+    settings: Settings,
+    engine: AsyncEngine,
+    sessions: Sessions,
+    spy: AbstractQueue,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     painted = message_class(settings.service)
     ids = await write(sessions, painted, 5)
@@ -189,18 +192,16 @@ async def test_a_replay_sends_messages_again_with_the_same_ids_in_order_and_jobs
     await mark_published(engine)
     await command(settings, "replay", "--type", painted.message_type, "--apply")
     assert await waiting(engine) == ids
-    assert "5 messages go out again, written from" in capsys.readouterr().out
+    assert "5 messages will be published again, written from" in capsys.readouterr().out
     async with running(relay_of(settings, engine)):
         assert await take(spy, 5) == ids
 
 
-async def test_a_replay_takes_each_message_once_while_relays_send_them(
-    settings: Settings, engine: AsyncEngine, sessions: Sessions, spy: AbstractQueue, monkeypatch: Any, capsys: Any
+async def test_a_replay_selects_each_message_once_while_relays_publish(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, spy: AbstractQueue
 ) -> None:
-    monkeypatch.setattr(outbox_history, "REPLAY_BATCH", 2)
     painted = message_class(settings.service)
     ids = await write(sessions, painted, 9)
-    batches: list[list[UUID]] = []
     async with running(relay_of(settings, engine)):
         assert await take(spy, 9) == ids
 
@@ -209,22 +210,19 @@ async def test_a_replay_takes_each_message_once_while_relays_send_them(
 
         await eventually(is_idle)
         period = outbox_history.Period(types=frozenset([painted.message_type]))
-        await outbox_history.replay(engine, period, batches.append)
+        batches = [batch async for batch in outbox_history.replay(sessions, period, batch=2)]
         assert await take(spy, 9) == ids
         await eventually(is_idle)
     assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
     assert [str(message_id) for batch in batches for message_id in sorted(batch)] == ids
 
 
-async def test_what_a_relay_has_sent_again_meanwhile_is_not_replayed_again(
-    settings: Settings, engine: AsyncEngine, sessions: Sessions, monkeypatch: Any
+async def test_a_message_published_again_during_the_replay_is_not_replayed_again(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions
 ) -> None:
-    monkeypatch.setattr(outbox_history, "REPLAY_BATCH", 2)
     painted = message_class(settings.service)
     await write(sessions, painted, 5)
     await mark_published(engine)
-    replayed = 0
-
     async with asyncio.timeout(20), engine.connect() as connection:
         # A relay that is faster than anything: every batch is published when the next one begins.
         raw = (await connection.get_raw_connection()).driver_connection
@@ -236,13 +234,8 @@ async def test_what_a_relay_has_sent_again_meanwhile_is_not_replayed_again(
             CREATE TRIGGER publish BEFORE UPDATE ON outbox FOR EACH ROW EXECUTE FUNCTION publish();
             """
         )
-
-        def count(batch: list[UUID]) -> None:
-            nonlocal replayed
-            replayed += len(batch)
-
-        await outbox_history.replay(engine, outbox_history.Period(), count)
-    assert replayed == 5
+        batches = [batch async for batch in outbox_history.replay(sessions, outbox_history.Period(), batch=2)]
+    assert sum(map(len, batches)) == 5
 
 
 async def test_the_receivers_inbox_absorbs_a_replay(
@@ -285,8 +278,8 @@ async def test_the_receivers_inbox_absorbs_a_replay(
     assert effects == ids
 
 
-async def test_messages_are_chosen_by_type_time_and_subject(
-    settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: Any
+async def test_messages_are_selected_by_type_time_and_subject(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     painted, primed = message_class(settings.service), message_class(settings.service, "primed")
     wall = new_id()
@@ -316,23 +309,25 @@ async def test_messages_are_chosen_by_type_time_and_subject(
     assert await replayed("--type", "no.such.type.v1") == set()
 
 
-async def test_without_apply_a_replay_only_tells_how_many_and_from_when(
-    settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: Any
+async def test_without_apply_a_replay_only_counts(
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await write(sessions, message_class(settings.service), 2)
     await mark_published(engine)
     await command(settings, "replay", "--since", "1h")
     would, kept = capsys.readouterr().out.splitlines()
-    assert would.startswith("would send 2 messages again, written from ")
+    assert would.startswith("would publish 2 messages again, written from ")
     assert would.endswith("; --apply does it")
-    assert kept.startswith("Published messages are deleted after 24 hours and can't be sent again then; the oldest")
+    assert kept.startswith(
+        "Published messages are deleted after 24 hours and cannot be published again then; the oldest"
+    )
     assert await waiting(engine) == []
 
 
-# -------------------- what may go wrong
+# -------------------- failures
 
 
-async def test_a_database_that_is_away_is_one_line_and_exit_code_1(settings: Settings) -> None:
+async def test_an_unavailable_database_is_one_line_and_exit_code_1(settings: Settings) -> None:
     nowhere = settings.model_copy(
         update={"database_url": SecretStr("postgresql+asyncpg://events:hidden@127.0.0.1:1/rostrum")}
     )
@@ -374,7 +369,7 @@ async def _fails_with_one_line(settings: Settings, text: str) -> None:
         ["replay", "--subject", "wall"],
     ],
 )
-def test_wrong_use_is_exit_code_2(wrong: list[str], capsys: Any) -> None:
+def test_wrong_use_is_exit_code_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["outbox", *wrong])
     assert ended.value.code == 2
