@@ -1,4 +1,5 @@
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from shared.storage.transit import (
     FilesInTransit,
     discard,
     discard_forgotten,
+    remove_unfinished_uploads,
 )
 from testkit.storage import Place, local_settings
 
@@ -77,6 +79,18 @@ async def test_discarding_waits_for_the_transaction_that_keeps_the_file(
     await discarding
 
     assert await local_place.leftovers() == [KEY]
+
+
+async def test_uploads_of_killed_processes_are_removed_after_a_day(
+    sessions: Sessions, local_place: Place, tmp_path: Path
+) -> None:
+    unfinished = tmp_path / "files/.partial/upload"
+    unfinished.write_bytes(b"x")
+    os.utime(unfinished, (0, 0))
+
+    await remove_unfinished_uploads(sessions, settings=local_settings(tmp_path / "files"))
+
+    assert await local_place.leftovers() == []
 
 
 async def test_files_of_killed_processes_are_deleted_after_a_day(

@@ -8,21 +8,14 @@ from exports.imports.cleanup import delete_archives
 from exports.jobs import RUN_EXPORT, RUN_IMPORT
 from exports.models import Export, Import
 from exports.settings import ExportsSettings
-from shared.database.engine import Sessions
 from shared.jobs.requeue import requeue_lost_jobs
 from shared.jobs.rows import job_queue
 from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
 from shared.messaging.periodic_tasks import PeriodicTask
-from shared.storage import open_storage
-from shared.storage.transit import discard_forgotten
+from shared.storage.transit import discard_forgotten, remove_unfinished_uploads
 
 SUBSCRIPTIONS: list[Subscription[Any]] = []
-
-
-async def remove_unfinished_uploads(_: Sessions, *, settings: ExportsSettings) -> None:
-    async with open_storage(settings) as storage:
-        await storage.remove_unfinished()
 
 
 def periodic_tasks(settings: ExportsSettings) -> list[PeriodicTask]:
@@ -33,7 +26,6 @@ def periodic_tasks(settings: ExportsSettings) -> list[PeriodicTask]:
         PeriodicTask("delete_archives", 15, partial(delete_archives, settings=settings)),
         PeriodicTask("delete_files", 15, partial(delete_files, settings=settings)),
         PeriodicTask("discard_forgotten_uploads", 15, partial(discard_forgotten, settings=settings)),
-        # Once an hour: on S3 each run sends requests that cost money.
         PeriodicTask("remove_unfinished_uploads", 3600, partial(remove_unfinished_uploads, settings=settings)),
     ]
 

@@ -11,7 +11,7 @@ from shared.jobs.rows import job_queue
 from shared.messaging.inbox import Subscription
 from shared.messaging.messenger import run_messenger
 from shared.messaging.periodic_tasks import PeriodicTask
-from shared.storage.transit import discard_forgotten
+from shared.storage.transit import discard_forgotten, remove_unfinished_uploads
 
 SUBSCRIPTIONS: list[Subscription[Any]] = []
 
@@ -21,6 +21,7 @@ def periodic_tasks(settings: MediaSettings) -> list[PeriodicTask]:
     return [
         PeriodicTask("requeue_lost_conversions", 15, requeue),
         PeriodicTask("discard_forgotten_uploads", 15, partial(discard_forgotten, settings=settings)),
+        PeriodicTask("remove_unfinished_uploads", 3600, partial(remove_unfinished_uploads, settings=settings)),
     ]
 
 

@@ -47,8 +47,7 @@ async def open_s3(settings: StorageSettings) -> AsyncIterator["S3Storage"]:
         aws_secret_access_key=secret.get_secret_value() if secret else None,
         region_name=settings.s3_region,
     )
-    google = settings.storage_place == "gs"
-    endpoint = settings.s3_endpoint or (GOOGLE if google else None)
+    endpoint = settings.s3_endpoint or (GOOGLE if settings.storage_place == "gs" else None)
     config = Config(
         signature_version="s3v4",
         s3={"addressing_style": "path" if endpoint else "auto"},
@@ -68,17 +67,16 @@ async def open_s3(settings: StorageSettings) -> AsyncIterator["S3Storage"]:
             signer = await stack.enter_async_context(
                 session.client("s3", endpoint_url=settings.s3_public_endpoint, config=config)
             )
-        storage = S3Storage(client, signer, settings.s3_bucket, has_lifecycle=not google)
+        storage = S3Storage(client, signer, settings.s3_bucket)
         stack.push_async_callback(storage.finish_aborts)
         yield storage
 
 
 class S3Storage(Storage):
-    def __init__(self, client: Any, signer: Any, bucket: str, *, has_lifecycle: bool) -> None:
+    def __init__(self, client: Any, signer: Any, bucket: str) -> None:
         self._client = client
         self._signer = signer
         self._bucket = bucket
-        self._has_lifecycle = has_lifecycle
         self._aborts: set[asyncio.Task[None]] = set()
 
     async def put(self, key: str, chunks: AsyncIterable[bytes] | bytes, *, content_type: str) -> StoredFile:
@@ -187,7 +185,6 @@ class S3Storage(Storage):
                 await self._client.head_bucket(Bucket=self._bucket)
 
     async def prepare(self) -> None:
-        """Create the private bucket, with a rule that aborts unfinished uploads after a day."""
         with _problems("prepare"):
             try:
                 await self._client.head_bucket(Bucket=self._bucket)
@@ -197,22 +194,12 @@ class S3Storage(Storage):
             else:
                 return
             region = self._client.meta.region_name
-            placed = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+            located = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
             try:
-                await self._client.create_bucket(Bucket=self._bucket, **placed)
+                await self._client.create_bucket(Bucket=self._bucket, **located)
             except ClientError as error:
                 if _code(error) != "BucketAlreadyOwnedByYou":  # a concurrent set-up won
                     raise
-            if self._has_lifecycle:
-                rule = {
-                    "ID": "abandoned-uploads",
-                    "Status": "Enabled",
-                    "Filter": {"Prefix": ""},
-                    "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
-                }
-                await self._client.put_bucket_lifecycle_configuration(
-                    Bucket=self._bucket, LifecycleConfiguration={"Rules": [rule]}
-                )
 
     async def remove_unfinished(self, older_than: timedelta = timedelta(days=1)) -> int:
         removed, before = 0, datetime.now(UTC) - older_than

@@ -78,6 +78,12 @@ async def discard(sessions: Sessions, storage: Storage, key: str) -> None:
             log.info("upload.discarded", key=key)
 
 
+async def remove_unfinished_uploads(_: Sessions, *, settings: StorageSettings) -> None:
+    """A periodic task, to be run rarely: on S3 each run sends requests that cost money."""
+    async with open_storage(settings) as storage:
+        await storage.remove_unfinished()
+
+
 async def discard_forgotten(sessions: Sessions, *, settings: StorageSettings) -> None:
     """Delete what processes left that were killed during an upload; a periodic task of the messenger."""
     forgotten = (
