@@ -46,7 +46,7 @@ async def relay(settings: Settings, engine: AsyncEngine) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     log_fact("started")
-    await Relay(settings, declare_job_queue=lambda _: None).run(stopping)
+    await Relay(settings).run(stopping)
     log_fact("ended")
 
 

@@ -25,7 +25,7 @@ from shared.messaging.connection import connect
 from shared.messaging.consumer import ATTEMPTS, Consumer
 from shared.messaging.inbox import Subscription, by_message_type, handle_once
 from shared.messaging.outbox import MessageTooLarge
-from shared.messaging.relay import BUCKETS, Relay
+from shared.messaging.relay import BUCKETS, Relay, Timings
 from shared.messaging.tables import DEAD_LETTERS, INBOX, OUTBOX
 from shared.messaging.topology import EXCHANGE, queue_name
 from shared.settings import Settings
@@ -90,8 +90,7 @@ async def running(*parts: Any) -> AsyncIterator[None]:
             await asyncio.gather(*tasks)
 
 
-def relay_of(settings: Settings, engine: AsyncEngine) -> Relay:
-    return Relay(settings, declare_job_queue=lambda _: None)
+FAST = Timings(poll=0.05)
 
 
 async def unpublished(engine: AsyncEngine) -> int:
@@ -111,7 +110,7 @@ async def test_a_rolled_back_change_sends_nothing_and_a_committed_one_is_sent_as
         await session.rollback()
     async with sessions.begin() as session:
         message_id = await outbox.add(session, paint(painted, "red"), subject=wall, seq=1)
-    async with running(relay_of(settings, engine)):
+    async with running(Relay(settings)):
         (envelope,) = await take(spy, 1)
         await eventually(lambda: _is_zero(engine))
     assert envelope["data"] == {"organizer": "acme", "color": "red"}
@@ -133,7 +132,7 @@ async def test_messages_of_one_aggregate_leave_in_the_order_of_their_sequence(
         async with sessions.begin() as session:
             for wall in walls:
                 await outbox.add(session, paint(painted, str(seq)), subject=wall, seq=seq)
-    async with running(relay_of(settings, engine)):
+    async with running(Relay(settings)):
         envelopes = await take(spy, 300)
     for wall in walls:
         seqs = [item["aggregateseq"] for item in envelopes if item["subject"] == str(wall)]
@@ -143,11 +142,10 @@ async def test_messages_of_one_aggregate_leave_in_the_order_of_their_sequence(
 async def test_a_notification_after_the_commit_wakes_the_relay_long_before_its_poll(
     settings: Settings, engine: AsyncEngine, spy: AbstractQueue, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("shared.messaging.relay.POLL_SECONDS", 60.0)
     painted = message_class(settings.service)
     async with (
         notifying_sessions(engine, settings.service) as sessions,
-        running(relay_of(settings, engine)),
+        running(Relay(settings, timings=Timings(poll=60))),
     ):
         for seq in range(1, 4):
             async with sessions.begin() as session:
@@ -160,7 +158,7 @@ async def test_a_message_that_nobody_is_bound_to_does_not_stay_in_the_outbox(
 ) -> None:
     async with sessions.begin() as session:
         await outbox.add(session, paint(message_class(settings.service), "red"), subject=new_id(), seq=1)
-    async with running(relay_of(settings, engine)):
+    async with running(Relay(settings)):
         await eventually(lambda: _is_zero(engine))
 
 
@@ -188,7 +186,7 @@ async def test_what_the_broker_refuses_holds_up_its_own_aggregate_only_and_leave
         async with engine.connect() as connection:
             return await connection.scalar(select(OUTBOX.c.id).where(OUTBOX.c.last_error.is_not(None))) is not None
 
-    async with running(relay_of(settings, engine)):
+    async with running(Relay(settings)):
         await eventually(is_refused)
         await eventually(lambda: _is_unpublished(engine, 2))
         await full.purge()
@@ -424,9 +422,8 @@ async def closed_database(settings: Settings) -> AsyncIterator[None]:
 async def test_several_relays_share_the_buckets_and_take_over_those_of_one_that_ends(
     settings: Settings, engine: AsyncEngine, sessions: Sessions, spy: AbstractQueue, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("shared.messaging.relay.POLL_SECONDS", 0.05)
     painted = message_class(settings.service)
-    relays = [relay_of(settings, engine) for _ in range(3)]
+    relays = [Relay(settings, timings=FAST) for _ in range(3)]
 
     async def shares(*expected: int) -> None:
         async def are_so() -> bool:
@@ -453,14 +450,12 @@ async def test_several_relays_share_the_buckets_and_take_over_those_of_one_that_
 async def test_a_relay_that_says_nothing_for_too_long_loses_its_buckets_to_another(
     settings: Settings, engine: AsyncEngine, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("shared.messaging.relay.POLL_SECONDS", 0.05)
-    monkeypatch.setattr("shared.messaging.relay.GUARD_PATIENCE", 0.3)
-    frozen, other = relay_of(settings, engine), relay_of(settings, engine)
-    guard = await frozen.connect_guard()  # and then not a word
-    await guard.execute("SELECT pg_advisory_lock(hashtext('rostrum.relay.' || $1), 3)", settings.service)
+    frozen, other = Relay(settings, timings=Timings(lock_patience=0.3)), Relay(settings, timings=FAST)
+    locks = await frozen.open_lock_session()  # and then not a word
+    await locks.execute("SELECT pg_advisory_lock(hashtext('rostrum.relay.' || $1), 3)", settings.service)
     async with running(other):
         await eventually(lambda: _holds(other, set(range(BUCKETS))))
-    assert guard.is_closed()
+    assert locks.is_closed()
 
 
 async def _holds(relay: Relay, buckets: set[int]) -> bool:
@@ -505,7 +500,7 @@ async def test_messages_wait_out_a_broker_that_can_not_be_reached(
     async with sessions.begin() as session:
         await outbox.add(session, paint(message_class(settings.service), "red"), subject=new_id(), seq=1)
     nowhere = settings.model_copy(update={"rabbitmq_url": SecretStr("amqp://guest:guest@127.0.0.1:1/")})
-    relay = relay_of(nowhere, engine)
+    relay = Relay(nowhere)
     stopping = asyncio.Event()
     task = asyncio.create_task(relay.run(stopping))
     with pytest.raises(TimeoutError):
@@ -513,7 +508,7 @@ async def test_messages_wait_out_a_broker_that_can_not_be_reached(
     assert await unpublished(engine) == 1
     stopping.set()
     await task
-    async with running(relay_of(settings, engine)):
+    async with running(Relay(settings)):
         assert (await take(spy, 1))[0]["data"]["color"] == "red"
 
 

@@ -84,7 +84,7 @@ async def test_the_request_the_publishing_and_the_handling_of_a_message_are_one_
             assert answer.status_code == 200
         subscriptions = [Subscription(painted, on_painted, keep="latest")]
         roles = [
-            asyncio.create_task(Relay(settings, declare_job_queue=lambda _: None).run(stopping)),
+            asyncio.create_task(Relay(settings).run(stopping)),
             asyncio.create_task(Consumer(settings, sessions, subscriptions).run(stopping)),
         ]
         async with asyncio.timeout(20):

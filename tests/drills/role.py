@@ -1,6 +1,6 @@
 """Runs a role with a fault, or without one of the mechanisms of the bus.
 
-``python -m tests.drills.role events.messenger --fault die-before-mark --without confirms --constant relay.BATCH=1``
+``python -m tests.drills.role events.messenger --fault die-before-mark --without confirms --constant relay.poll=1``
 
 The program is the production one, patched before it starts. A fault is inactive until a signal arms it, so that the
 drill chooses the moment: SIGUSR1 for one that kills, SIGUSR2 for one that slows down.
@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,7 @@ import aio_pika
 from sqlalchemy import text
 
 from shared.contracts.envelope import Envelope
-from shared.messaging import consumer, inbox, relay
+from shared.messaging import consumer, inbox, messenger, relay
 
 _kill_armed = threading.Event()
 _slow_armed = threading.Event()
@@ -38,10 +39,10 @@ def _die_before_mark() -> None:
     """Die after the broker has confirmed a batch and before its rows are marked."""
     mark = relay.Relay._mark
 
-    async def dying(self: relay.Relay, guard: Any, published: list[Any], refused: Any) -> None:
+    async def dying(self: relay.Relay, locks: Any, published: list[Any], refused: Any) -> None:
         if published:
             _die_if_armed()
-        await mark(self, guard, published, refused)
+        await mark(self, locks, published, refused)
 
     _put(relay.Relay, "_mark", dying)
 
@@ -137,10 +138,17 @@ MECHANISMS: dict[str, Callable[[], None]] = {
 }
 
 
+_timings: dict[str, float] = {}
+
+
 def _set_constant(assignment: str) -> None:
-    """Set a number of a module in ``shared.messaging``, such as ``relay.BATCH=1``."""
+    """Set a timing of the relay, ``relay.poll=1``, or a number of another module, ``consumer.ATTEMPTS=3``."""
     path, value = assignment.split("=")
     module_name, name = path.split(".")
+    if module_name == "relay":
+        _timings[name] = float(value)
+        _put(messenger, "Relay", partial(relay.Relay, timings=relay.Timings(**_timings)))
+        return
     module = importlib.import_module(f"shared.messaging.{module_name}")
     kind = type(getattr(module, name))
     _put(module, name, kind(value))

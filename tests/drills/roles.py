@@ -39,7 +39,7 @@ class Part:
         return self._with(*(option for name in mechanisms for option in ("--without", name)))
 
     def with_constants(self, **values: float) -> Self:
-        """Set constants of modules in ``shared.messaging``, two underscores for the dot: ``relay__BATCH=1``."""
+        """Set what ``role.py`` can set, two underscores for the dot: ``relay__publish_window=0.5``."""
         settings = (f"{name.replace('__', '.', 1)}={value}" for name, value in values.items())
         return self._with(*(option for setting in settings for option in ("--constant", setting)))
 

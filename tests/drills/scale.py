@@ -23,9 +23,9 @@ SHORT = Scale(
     outage=2.5,
     restarts=2,
     haste={
-        "relay__PUBLISH_WINDOW": 0.5,
-        "relay__PUBLISH_TIMEOUT": 1.0,
-        "relay__GUARD_PATIENCE": 2.5,
+        "relay__publish_window": 0.5,
+        "relay__publish_timeout": 1.0,
+        "relay__lock_patience": 2.5,
         "consumer__ATTEMPTS": 3,
     },
 )

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from shared.messaging.relay import BUCKETS, GUARD_PATIENCE
+from shared.messaging.relay import BUCKETS, Timings
 from tests.drills.drill import Drill, Report
 from tests.drills.roles import Part
 from tests.drills.stage import LEDGER, MESSENGER
@@ -55,7 +55,7 @@ async def test_messengers_share_the_work_and_one_that_freezes_loses_its_share_an
 
 @pytest.mark.twin("patience")
 async def test_without_an_end_to_patience_what_a_frozen_messenger_holds_would_wait_for_it(drill: Drill) -> None:
-    one = MESSENGER.with_constants(relay__GUARD_PATIENCE=0)  # for PostgreSQL: never ended
+    one = MESSENGER.with_constants(relay__lock_patience=0)  # for PostgreSQL: never ended
     two = one.replica(2)
     await drill.begin(one, two, LEDGER)
     await both_have_half(drill, one, two)
@@ -64,7 +64,7 @@ async def test_without_an_end_to_patience_what_a_frozen_messenger_holds_would_wa
         # Enough for some of them to fall to the frozen one.
         await asyncio.gather(*(load.create(f"event {number}") for number in range(20)))
         with pytest.raises(TimeoutError):
-            await drill.drained(at_most=2 * drill.scale.haste.get("relay__GUARD_PATIENCE", GUARD_PATIENCE))
+            await drill.drained(at_most=2 * drill.scale.haste.get("relay__lock_patience", Timings().lock_patience))
     drill.role(one).thaw()
     assert (await drill.report()).findings == []
 

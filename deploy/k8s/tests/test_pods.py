@@ -7,7 +7,7 @@ from deploy.k8s.manifests import OVERLAYS
 from deploy.k8s.tests.reading import ALL, COMPONENT, DEPLOYMENTS, OURS, Workload, by_name, of_kind, workloads
 from deploy.local.cluster import SERVICES
 from deploy.local.running import ROOT
-from shared.messaging.relay import GUARD_TIMEOUT, PUBLISH_TIMEOUT, PUBLISH_WINDOW
+from shared.messaging.relay import Timings
 from shared.storage.s3 import CHECK_TIMEOUT
 
 MEBIBYTE = 1 << 20
@@ -104,7 +104,9 @@ def test_a_pod_has_time_to_terminate(workload: Workload) -> None:
         assert grace >= drain + serving + 10
     elif workload.role == "messenger":
         # The relay ends its batch while the consumer ends its messages.
-        assert grace >= max(serving / 2, PUBLISH_WINDOW + PUBLISH_TIMEOUT + GUARD_TIMEOUT) + 10
+        relay = Timings()
+        batch = relay.publish_window + relay.publish_timeout + relay.statement_timeout
+        assert grace >= max(serving / 2, batch) + 10
     else:
         source = (ROOT / "shared" / "src" / "shared" / "jobs" / "worker.py").read_text()
         [milliseconds] = re.findall(r'"--worker-shutdown-timeout", "(\d+)"', source)

@@ -5,7 +5,6 @@ import aio_pika
 
 from shared.database.engine import Sessions
 from shared.jobs.rows import JobColumns
-from shared.messaging.job_queues import declare_job_queue
 from shared.messaging.relay import Relay
 from shared.settings import Settings
 from testkit.jobs import ACTOR, enqueued
@@ -16,7 +15,7 @@ async def test_the_relay_sends_a_trigger_to_the_queue_that_dramatiq_reads_and_de
 ) -> None:
     queue_name = f"{settings.service}.jobs"
     job_id = await enqueued(sessions, job_class, queue=queue_name)
-    relay = Relay(settings, declare_job_queue=lambda name: declare_job_queue(settings, name))
+    relay = Relay(settings)
     stopping = asyncio.Event()
     task = asyncio.create_task(relay.run(stopping))
     connection = await aio_pika.connect(settings.rabbitmq_url.get_secret_value())

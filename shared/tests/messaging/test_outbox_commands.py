@@ -85,7 +85,7 @@ async def running(part: Any) -> AsyncIterator[None]:
 
 
 def relay_of(settings: Settings, engine: AsyncEngine) -> Relay:
-    return Relay(settings, declare_job_queue=lambda _: None)
+    return Relay(settings)
 
 
 async def write(sessions: Sessions, kind: type[Message], count: int, subject: UUID | None = None) -> list[str]:

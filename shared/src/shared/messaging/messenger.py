@@ -11,7 +11,6 @@ from shared.database.engine import database_check, new_engine
 from shared.messaging.commit_notifier import notifying_sessions
 from shared.messaging.consumer import Consumer
 from shared.messaging.inbox import Subscription
-from shared.messaging.job_queues import declare_job_queue
 from shared.messaging.periodic_tasks import EVERY_MESSENGER, PeriodicTask, repeat
 from shared.messaging.relay import Relay
 from shared.settings import Settings
@@ -47,7 +46,7 @@ async def _run(
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     engine = new_engine(settings, "messenger")
-    relay = Relay(settings, declare_job_queue=lambda queue: declare_job_queue(settings, queue))
+    relay = Relay(settings)
     checks = {"database": database_check(engine), "process": not_stopping(stopping)}
     try:
         async with serve_health(settings, checks), notifying_sessions(engine, settings.service) as sessions:

@@ -1,20 +1,23 @@
-"""Relay: publishes the outbox's committed rows, in order per aggregate, and marks what the broker confirmed.
+"""Relay: publish the committed rows of the outbox in order per aggregate, and mark those that the broker confirmed.
 
-The messengers of a service share its aggregates by ``BUCKETS`` hash buckets; who holds a bucket's advisory lock
-publishes its rows. The locks, the reading and the marking are on one connection, the guard: who has lost the locks
-can't mark either. PostgreSQL itself ends a guard that says nothing for ``GUARD_PATIENCE``, so a frozen process does
-not keep its buckets from the others; when it comes back, it starts no publish any more, as its ``PUBLISH_WINDOW``
-is over.
-
-No transaction is open while it talks to the broker. A crash between confirm and mark publishes a row again, with
-the same id, which the consumer's inbox absorbs.
+1. The relay opens a lock session: one connection for its locks, reads and marks. PostgreSQL ends one that is silent
+   for ``lock_patience``, so a frozen process does not keep its locks, and cannot mark rows without them.
+2. The messengers of a service share ``BUCKETS`` hash buckets of aggregates. The one that holds a bucket's advisory
+   lock publishes its rows.
+3. The relay reads up to ``BATCH`` rows and publishes them with confirms, those of one aggregate one by one, while
+   no transaction is open. After ``publish_window`` it starts no publish any more, because a process that was frozen
+   may have lost its locks.
+4. It marks the confirmed rows. A crash before that publishes them again with the same id, which the inbox absorbs.
+5. A refused row is tried again with growing delay. The rows of its aggregate wait for it, others do not.
 """
 
 import asyncio
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -22,7 +25,6 @@ import asyncpg
 import orjson
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
 from aiormq import Channel, spec
-from dramatiq import Message as JobMessage
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter
 
@@ -43,24 +45,29 @@ BATCH = 500
 LANES = 4
 PERSISTENT = 2
 _SEND = {"messaging.system": "rabbitmq"}
-POLL_SECONDS = 1.0
-# A publish starts at most this long after its row was read, and ends at most ``PUBLISH_TIMEOUT`` later; the guard
-# is heard of again before its patience is over, unless the process stands still.
-PUBLISH_WINDOW = 3.0
-PUBLISH_TIMEOUT = 10.0
-GUARD_PATIENCE = 15.0
-GUARD_TIMEOUT = 5.0
 MAX_REFUSAL_DELAY = 300.0
 
-# Locks of two numbers: the service, and the bucket or, beyond the buckets, the presence of a messenger.
-_PRESENT = "SELECT pg_advisory_lock_shared(hashtext('rostrum.relay.' || $1), $2)"
-_COUNT_PRESENT = """
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds. ``publish_window`` and ``publish_timeout`` together must be shorter than ``lock_patience``."""
+
+    poll: float = 1.0
+    publish_window: float = 3.0
+    publish_timeout: float = 10.0
+    lock_patience: float = 15.0
+    statement_timeout: float = 5.0
+
+
+# Advisory locks have two numbers: the service, and a bucket or BUCKETS, which all connected messengers share.
+_JOIN = "SELECT pg_advisory_lock_shared(hashtext('rostrum.relay.' || $1), $2)"
+_COUNT_MESSENGERS = """
     SELECT count(*) FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND classid = hashtext('rostrum.relay.' || $1)::oid AND objid = $2::oid
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 _TAKE = "SELECT pg_try_advisory_lock(hashtext('rostrum.relay.' || $1), $2)"
-_GIVE_BACK = "SELECT pg_advisory_unlock(hashtext('rostrum.relay.' || $1), $2)"
+_RELEASE = "SELECT pg_advisory_unlock(hashtext('rostrum.relay.' || $1), $2)"
 
 _READ = """
     SELECT id::text AS id, kind, type, aggregate_type, aggregate_id::text AS aggregate_id, aggregate_seq,
@@ -85,19 +92,18 @@ _MARK_REFUSED = """
 
 
 class Relay:
-    def __init__(self, settings: Settings, *, declare_job_queue: Callable[[str], None]) -> None:
-        """``declare_job_queue`` makes a job queue on the broker; it blocks and is called in a thread."""
+    def __init__(self, settings: Settings, *, timings: Timings | None = None) -> None:
         self._settings = settings
+        self._timings = timings or Timings()
         self._service = settings.service
-        self._declare_job_queue = declare_job_queue
         self._wake = asyncio.Event()
-        self._guard_turn = asyncio.Lock()
-        self.buckets: set[int] = set()  # whose rows this relay publishes
+        self._turn = asyncio.Lock()  # of the lock session, which runs one statement at a time
+        self.buckets: set[int] = set()  # the buckets whose locks this relay holds
         # Aggregates whose next message the broker refused, and until when (monotonic) they wait.
         self._refused: dict[str, float] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Runs until ``stopping`` is set, through outages of broker and database; ends after the present batch."""
+        """Run until ``stopping`` is set, through outages of broker and database. End after the current batch."""
         stopper = asyncio.create_task(self._wake_at_end(stopping))
         try:
             while not stopping.is_set():
@@ -112,7 +118,7 @@ class Relay:
                     asyncpg.InterfaceError,
                 ) as error:
                     log.warning("relay.interrupted", error=str(error), error_type=type(error).__name__)
-                    await _wait(stopping.wait(), at_most=POLL_SECONDS)
+                    await _wait(stopping.wait(), at_most=self._timings.poll)
         finally:
             stopper.cancel()
 
@@ -121,7 +127,7 @@ class Relay:
         self._wake.set()
 
     async def _run_while_connected(self, stopping: asyncio.Event) -> None:
-        guard = await self.connect_guard()
+        locks = await self.open_lock_session()
         try:
             async with await connect(self._settings, "relay") as connection:
                 async with asyncio.timeout(BROKER_TIMEOUT):
@@ -129,75 +135,72 @@ class Relay:
                     await declare_exchange(channel)
                     underlay = cast(Channel, await channel.get_underlay_channel())
                 channel.close_callbacks.add(lambda *_: self._wake.set())
-                # Only now, so that who can't reach the broker leaves the work to those who can.
-                await guard.execute(_PRESENT, self._service, BUCKETS, timeout=GUARD_TIMEOUT)
-                await guard.add_listener(channel_name(self._service), lambda *_: self._wake.set())
-                shared_at = -POLL_SECONDS
+                # Not before, so that a messenger without a broker leaves the work to the others.
+                await locks.execute(_JOIN, self._service, BUCKETS)
+                await locks.add_listener(channel_name(self._service), lambda *_: self._wake.set())
+                shared_at = -math.inf
                 while not stopping.is_set():
                     self._wake.clear()
                     if channel.is_closed:
                         raise ConnectionError("The connection to the broker ended.")
-                    if time.monotonic() - shared_at >= POLL_SECONDS:
-                        await self._share_buckets(guard)
+                    if time.monotonic() - shared_at >= self._timings.poll:
+                        await self._share_buckets(locks)
                         shared_at = time.monotonic()
-                    if await self._publish_batch(guard, underlay, self.buckets):
-                        await self._drain(guard, underlay)
+                    if await self._publish_batch(locks, underlay, self.buckets):
+                        await self._drain(locks, underlay)
                     else:
-                        await _wait(self._wake.wait(), at_most=POLL_SECONDS)
+                        await _wait(self._wake.wait(), at_most=self._timings.poll)
         finally:
             self.buckets.clear()
             RELAY_BUCKETS.set(0)
             with suppress(Exception):
-                await guard.close(timeout=2)
+                await locks.close(timeout=2)
 
-    async def connect_guard(self) -> asyncpg.Connection:
-        """A connection that PostgreSQL ends, and its locks with it, when nothing is heard of it."""
+    async def open_lock_session(self) -> asyncpg.Connection:
+        """Open a connection that PostgreSQL ends, with its locks, when it is silent for ``lock_patience``."""
         url = asyncpg_dsn(self._settings.database_url.get_secret_value())
         parameters = {
             **connection_settings(self._settings, "relay"),
-            "idle_session_timeout": f"{GUARD_PATIENCE * 1000:.0f}",
+            "idle_session_timeout": f"{self._timings.lock_patience * 1000:.0f}",
         }
-        return await asyncpg.connect(url, timeout=GUARD_TIMEOUT, server_settings=parameters)
+        timeout = self._timings.statement_timeout
+        return await asyncpg.connect(url, timeout=timeout, command_timeout=timeout, server_settings=parameters)
 
-    async def _share_buckets(self, guard: asyncpg.Connection) -> None:
-        """Takes free buckets or gives some back, until this messenger has its share. Between batches only."""
-        present = await guard.fetchval(_COUNT_PRESENT, self._service, BUCKETS, timeout=GUARD_TIMEOUT)
-        share = -(-BUCKETS // present)
+    async def _share_buckets(self, locks: asyncpg.Connection) -> None:
+        """Lock free buckets or release some, until this messenger has its share. Call it between batches only."""
+        messengers = await locks.fetchval(_COUNT_MESSENGERS, self._service, BUCKETS)
+        share = -(-BUCKETS // messengers)
         before = len(self.buckets)
         while len(self.buckets) > share:
             bucket = self.buckets.pop()
-            await guard.execute(_GIVE_BACK, self._service, bucket, timeout=GUARD_TIMEOUT)
+            await locks.execute(_RELEASE, self._service, bucket)
         for bucket in range(BUCKETS):
             if len(self.buckets) >= share:
                 break
-            if bucket not in self.buckets and await guard.fetchval(
-                _TAKE, self._service, bucket, timeout=GUARD_TIMEOUT
-            ):
+            if bucket not in self.buckets and await locks.fetchval(_TAKE, self._service, bucket):
                 self.buckets.add(bucket)
         if len(self.buckets) != before:
             RELAY_BUCKETS.set(len(self.buckets))
-            log.info("relay.shared", buckets=len(self.buckets), messengers=present)
+            log.info("relay.shared", buckets=len(self.buckets), messengers=messengers)
 
-    async def _drain(self, guard: asyncpg.Connection, channel: Channel) -> None:
-        """Publishes a backlog for a while, by parts of the buckets: some are read or marked as others are sent."""
-        until = time.monotonic() + POLL_SECONDS
+    async def _drain(self, locks: asyncpg.Connection, channel: Channel) -> None:
+        """Publish a backlog for a while in parallel lanes, so that reads and marks overlap with publishes."""
+        until = time.monotonic() + self._timings.poll
 
         async def drain(buckets: Collection[int]) -> None:
-            while time.monotonic() < until and await self._publish_batch(guard, channel, buckets):
+            while time.monotonic() < until and await self._publish_batch(locks, channel, buckets):
                 pass
 
         buckets = list(self.buckets)
         await _all(drain(part) for part in (buckets[lane::LANES] for lane in range(LANES)) if part)
 
-    async def _publish_batch(self, guard: asyncpg.Connection, channel: Channel, buckets: Collection[int]) -> bool:
-        """Publishes up to ``BATCH`` rows of these buckets; says whether there may be more at once."""
+    async def _publish_batch(self, locks: asyncpg.Connection, channel: Channel, buckets: Collection[int]) -> bool:
+        """Publish up to ``BATCH`` rows of these buckets. Return whether more may be waiting."""
         now = time.monotonic()
         self._refused = {aggregate: until for aggregate, until in self._refused.items() if until > now}
-        start_before = now + PUBLISH_WINDOW
-        async with self._guard_turn:
-            rows = await guard.fetch(
-                _READ, BUCKETS - 1, list(buckets), list(self._refused), BATCH, timeout=GUARD_TIMEOUT
-            )
+        start_before = now + self._timings.publish_window
+        async with self._turn:
+            rows = await locks.fetch(_READ, BUCKETS - 1, list(buckets), list(self._refused), BATCH)
         by_aggregate = defaultdict(list)
         for row in rows:
             by_aggregate[row["aggregate_type"], row["aggregate_id"]].append(row)
@@ -206,7 +209,7 @@ class Relay:
 
         async def publish_in_order(aggregate_rows: list[asyncpg.Record]) -> None:
             if len(aggregate_rows) > 1:
-                # The database's clock may have been set back between two of them.
+                # The database's clock may have been set back between two rows.
                 aggregate_rows.sort(key=lambda row: row["aggregate_seq"])
             for row in aggregate_rows:
                 if time.monotonic() > start_before:
@@ -218,17 +221,17 @@ class Relay:
                     else:
                         await self._publish(channel, row)
                 except DeliveryError as error:
-                    # The broker said no to this one; its aggregate waits, the others go on.
+                    # Refused by the broker: its aggregate waits, the others continue.
                     refused.append((row, str(error)[:500]))
                     return
                 published.append(row["id"])
 
         try:
-            async with asyncio.timeout(PUBLISH_WINDOW + PUBLISH_TIMEOUT):
+            async with asyncio.timeout(self._timings.publish_window + self._timings.publish_timeout):
                 await _all(publish_in_order(aggregate_rows) for aggregate_rows in by_aggregate.values())
         finally:
-            async with self._guard_turn:
-                await self._mark(guard, published, refused)
+            async with self._turn:
+                await self._mark(locks, published, refused)
         return len(rows) == BATCH or len(published) < len(rows)
 
     async def _publish(self, channel: Channel, row: asyncpg.Record) -> None:
@@ -256,18 +259,20 @@ class Relay:
         try:
             await _publish(channel, EXCHANGE, row["type"], body, properties)
         except PublishError:
-            # Nobody is bound to this type. A fact that nobody listens to is legitimate.
+            # No queue is bound to this type. A message without subscribers is legitimate.
             _published(row["type"], "unrouted").inc()
         else:
             _published(row["type"], "published").inc()
 
     async def _publish_job(self, channel: Channel, row: asyncpg.Record) -> None:
+        from dramatiq import Message as JobMessage  # noqa: PLC0415 - costs memory that services without jobs save
+
         payload = orjson.loads(row["payload"])
-        queue, job_id = payload["queue"], payload["job_id"]
+        queue = payload["queue"]
         job: JobMessage[None] = JobMessage(
             queue_name=queue,
             actor_name=row["type"],
-            args=(job_id,),
+            args=(payload["job_id"],),
             kwargs={"traceparent": row["traceparent"]},
             options={},
             message_id=row["id"],
@@ -278,31 +283,37 @@ class Relay:
             await _publish(channel, "", queue, body, properties)
         except PublishError:
             try:
-                await asyncio.to_thread(self._declare_job_queue, queue)
+                await asyncio.to_thread(_declare_job_queue, self._settings, queue)
             except Exception as error:
                 raise ConnectionError(f"The queue {queue} could not be declared: {error!r}") from error
             await _publish(channel, "", queue, body, properties)
         _published(row["type"], "published").inc()
 
     async def _mark(
-        self, guard: asyncpg.Connection, published: list[str], refused: Sequence[tuple[asyncpg.Record, str]]
+        self, locks: asyncpg.Connection, published: list[str], refused: Sequence[tuple[asyncpg.Record, str]]
     ) -> None:
         if published:
-            await guard.execute(_MARK_PUBLISHED, published, timeout=GUARD_TIMEOUT)
+            await locks.execute(_MARK_PUBLISHED, published)
         for row, error in refused:
-            delay = await guard.fetchval(_MARK_REFUSED, row["id"], error, MAX_REFUSAL_DELAY, timeout=GUARD_TIMEOUT)
+            delay = await locks.fetchval(_MARK_REFUSED, row["id"], error, MAX_REFUSAL_DELAY)
             self._refused[row["aggregate_id"]] = time.monotonic() + delay
             _published(row["type"], "refused").inc()
             log.error("outbox.refused", outbox_id=row["id"], type=row["type"], error=error)
 
 
+def _declare_job_queue(settings: Settings, queue: str) -> None:
+    from shared.messaging.job_queues import declare_job_queue  # noqa: PLC0415 - as above, and rarely needed
+
+    declare_job_queue(settings, queue)
+
+
 async def _publish(
     channel: Channel, exchange: str, routing_key: str, body: bytes, properties: spec.Basic.Properties
 ) -> None:
-    """Sends, and waits for the confirm. Raises ``PublishError`` when no queue takes it, ``DeliveryError`` for a no.
+    """Publish and wait for the confirm. Raise ``PublishError`` if no queue is bound, ``DeliveryError`` if refused.
 
-    By aiormq, which is below aio-pika: of the time of a publish, aio-pika's message object alone takes a sixth.
-    It need not ``wait`` for the socket to take each message by itself: ``BATCH`` bounds what is on its way.
+    This calls aiormq, because aio-pika's message objects are costly, and does not ``wait`` for the socket, because
+    ``BATCH`` bounds what is in flight.
     """
     began = time.perf_counter()
     await channel.basic_publish(
@@ -313,12 +324,12 @@ async def _publish(
 
 @lru_cache(maxsize=1024)
 def _published(message_type: str, result: str) -> Counter:
-    """``PUBLISHED`` of these labels. Looking them up takes a lock, so they are looked up once."""
+    """Return ``PUBLISHED`` with these labels, looked up once, because a look-up takes a lock."""
     return PUBLISHED.labels(message_type, result)
 
 
 async def _all(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Runs all of them side by side. Raises the first one's error when the others are cancelled."""
+    """Run all of them concurrently. On an error, cancel the others and raise it."""
     try:
         async with asyncio.TaskGroup() as group:
             for part in parts:
