@@ -30,6 +30,7 @@ from shared.messaging.topology import EXCHANGE, queue_name
 ROOT = Path(__file__).parents[1]
 SERVICES = ROOT / "services"
 SAMPLES = ROOT / "shared" / "tests" / "contracts"
+CALL_SAMPLES = SAMPLES / "calls"
 DIGESTS = "SHA256SUMS"
 
 # Descriptions of the fields that all messages have; the others are in the classes.
@@ -487,6 +488,7 @@ def documents() -> dict[Path, str]:
     found = contracts(message_classes(), samples())
     return {
         SAMPLES / DIGESTS: digests(),
+        CALL_SAMPLES / DIGESTS: digests(CALL_SAMPLES),
         ROOT / "docs" / "messages.md": markdown(found),
         ROOT / "docs" / "asyncapi.json": json.dumps(asyncapi(found), ensure_ascii=False, indent=2) + "\n",
     }

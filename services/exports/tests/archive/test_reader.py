@@ -10,8 +10,8 @@ from pydantic import JsonValue
 
 from exports.archive.container import ArchiveTooLarge, MemberBroken
 from exports.archive.limits import Limits
-from exports.archive.reader import ReadArchive, Repair, read_archive
-from shared.contracts.programme import ImageRef
+from exports.archive.reader import ReadArchive, read_archive
+from shared.contracts.programme import ImageRef, Repair
 from shared.problems import Problem
 from shared.walltime import AmbiguousTime, EndsBeforeItStarts, InvalidTime, NonexistentTime, UnknownZone
 

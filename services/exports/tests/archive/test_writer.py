@@ -6,19 +6,21 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import JsonValue
+from pydantic import JsonValue, create_model
 
 from exports.archive import shapes
 from exports.archive.reader import ReadArchive, read_archive
 from exports.archive.writer import archive_parts, check_archive, place_images
 from shared.contracts.programme import (
     ImageRef,
+    KeepsUnknown,
     Programme,
     ProgrammeEvent,
     ProgrammeMicrolocation,
@@ -87,6 +89,37 @@ def test_tickets_keep_the_names_that_archives_have_for_their_limits(tmp_path: Pa
     with zipfile.ZipFile(written(tmp_path / "a.zip", tickets=[ticket])) as archive:
         (row,) = json.loads(archive.read("tickets"))
     assert row == {"name": "Early bird", "min_order": 2, "max_order": 4, "version": 3}
+
+
+def older(model: type[KeepsUnknown], *without: str, **instead: Any) -> Any:
+    """Return the class as an earlier release had it, without some fields."""
+    fields: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in model.model_fields.items() if name not in without
+    }
+    made = create_model(model.__name__, __base__=KeepsUnknown, **{**fields, **instead})
+    made.unknown_in = model.unknown_in
+    return made
+
+
+def test_an_export_after_an_import_by_an_older_events_service_holds_what_that_did_not_know(tmp_path: Path) -> None:
+    older_speaker = older(ProgrammeSpeaker, "is_featured")
+    older_programme = older(Programme, "sponsors", speakers=(GenericAlias(list, (older_speaker,)), ...))
+    speaker = ProgrammeSpeaker(key="a", name="Ada", is_featured=True)
+    sponsor = ProgrammeSponsor(key="1", name="Bakery", level="Gold")
+    sent = PROGRAMME.model_copy(update={"speakers": [speaker], "sponsors": [sponsor], "sessions": []})
+
+    stored = older_programme.model_validate_json(sent.model_dump_json())
+    assert not hasattr(stored, "sponsors")
+    assert not hasattr(stored.speakers[0], "is_featured")
+    exported = Programme.model_validate_json(stored.model_dump_json())
+
+    path = written(tmp_path / "a.zip", exported)
+    with zipfile.ZipFile(path) as archive:
+        assert json.loads(archive.read("speakers"))[0]["is_featured"] is True
+        assert json.loads(archive.read("sponsors"))[0]["level"] == "Gold"
+    again = read_archive(path).programme
+    assert (again.speakers[0].is_featured, again.sponsors[0].level) == (True, "Gold")
+    assert check_archive(path) == []
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:

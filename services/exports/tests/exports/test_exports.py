@@ -29,6 +29,7 @@ from services.exports.tests.conftest import identifier
 from shared.ids import new_id
 from shared.messaging.tables import OUTBOX
 from shared.storage import links
+from testkit.calls import newest_call
 from testkit.plugin import Live, TokenFactory
 
 LeftBehind = Callable[[], Awaitable[dict[str, int]]]
@@ -51,7 +52,7 @@ def event_id(stand_in: Any, programme: Members) -> UUID:
         {"key": str(new_id()), "name": "Bo", "photo": {"image_id": str(bo), "url": "https://example.org/bo.png"}},
     ]
     event_id: UUID = stand_in.own_event(programme)
-    stand_in.tickets[event_id] = [{"id": "t1", "name": "Regular", "price": 1900}, {"id": "t2", "name": "Late"}]
+    stand_in.tickets[event_id] = newest_call("tickets.event_tickets.read").answer["tickets"]
     return event_id
 
 
@@ -168,7 +169,7 @@ async def test_an_export_holds_everything_and_is_downloaded_by_its_link(
         assert {name.rpartition(".")[2]: data for name, data in pictures.items()} == dict(
             zip(("png", "jpg", "webp"), PICTURES, strict=True)
         )
-        assert [ticket["name"] for ticket in json.loads(archive.read("tickets"))] == ["Regular", "Late"]
+        assert [ticket["name"] for ticket in json.loads(archive.read("tickets"))] == ["Regular", "Supporter"]
         assert json.loads(archive.read("meta"))["missing_images"] == []
         assert json.loads(archive.read("event"))["logo_url"] == "/images/logo.png"
     assert len(read_archive(path).images) == 3

@@ -1,22 +1,17 @@
-"""A whole event as data: what exports hands to events after reading an archive, and gets back for an export.
+"""A whole event as data: the bodies of ``/internal/programmes``, which exports calls on events.
 
-The body of the internal calls ``POST /internal/programmes`` and ``GET /internal/programmes/{event_id}``.
-
-Records name each other by ``key``, which is unique within its list: an id of the archive on the way in, an id of
-the events service on the way out. Links stand on the session only. Whatever a record says beyond these fields is
-kept in its ``extra`` under the snake_case name it has in archives, so that an export gives back everything that an
-import brought. An ``extra`` entry under the name of a field (``photo_url``, ``starts_at``) is a value that could
-not be used, such as a dead image or a time in a gap, and counts only while the field itself is empty.
-
-Times are text for ``shared.walltime.resolve``: the reader of archives writes RFC 3339 with the offset that the
-event's zone has then; a local time without an offset is a reading in that zone. The event's zone is known to the tz
-database. The event's start is before its end. A session has both times or neither, and its start is before its end.
+Records name each other by ``key``, unique within a list; links stand on the session only. A record keeps everything
+else that an archive says of it in ``extra``, under the snake_case name that archives use. There the name of a field
+holds a value that could not be used, such as a time in a gap; it counts while the field itself is empty.
 """
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
+
+from shared.contracts.calls import Organizer, Request
+from shared.texts import storable_json
 
 LINE_LENGTH = 1_000
 ADDRESS_LENGTH = 4_000
@@ -31,22 +26,50 @@ Prose = Annotated[str, StringConstraints(max_length=PROSE_LENGTH)]
 Latitude = Annotated[float, Field(ge=-90, le=90)]
 Longitude = Annotated[float, Field(ge=-180, le=180)]
 Whole = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-Colour = Annotated[str, StringConstraints(pattern=r"^#(?:[0-9a-fA-F]{3}){1,2}$")]
+Color = Annotated[str, StringConstraints(pattern=r"^#(?:[0-9a-fA-F]{3}){1,2}$")]
 Length = Annotated[str, StringConstraints(pattern=r"^\d{2}:[0-5]\d$")]
+Time = Annotated[
+    str,
+    Field(description="RFC 3339 with the offset of the event's zone, or a local time in that zone."),
+]
 
 
 class ImageRef(BaseModel):
-    """A picture: a member of the archive, an address elsewhere, an image of the media service, or several."""
+    """A member of the archive, an address elsewhere, an image of the media service, or several of these."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str | None = Field(default=None, description="Member of the archive, without a leading slash.")
     url: Address | None = Field(default=None, description="Absolute address.")
     image_id: UUID | None = Field(default=None, description="Id in the media service.")
 
 
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+class KeepsUnknown(BaseModel):
+    """Keeps unknown values that are not empty, such as fields of a later release, in the object ``unknown_in``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unknown_in: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_unknown(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.keys() <= cls.model_fields.keys():
+            return value
+        kept = value.get(cls.unknown_in, {})
+        if not isinstance(kept, dict):
+            return value
+        known = {name: given for name, given in value.items() if name in cls.model_fields}
+        unknown = {name: given for name, given in value.items() if name not in known and not is_empty(given)}
+        return {**known, cls.unknown_in: {**kept, **unknown}}
+
+
+def is_empty(value: Any) -> bool:
+    return value is None or value in ("", [], {})
+
+
+class Record(KeepsUnknown):
+    unknown_in = "extra"
 
     key: Key
     extra: dict[str, JsonValue] = Field(default_factory=dict)
@@ -55,12 +78,12 @@ class Record(BaseModel):
 class ProgrammeEvent(Record):
     name: Name
     identifier: Line | None = Field(
-        default=None, description="The event's short name where the archive was made; never taken over."
+        default=None, description="The event's short name where the archive was written; never imported."
     )
     description: Prose | None = None
     timezone: Line
-    starts_at: str
-    ends_at: str
+    starts_at: Time
+    ends_at: Time = Field(description="After the start.")
     location_name: Line | None = None
     searchable_location_name: Line | None = None
     latitude: Latitude | None = None
@@ -77,7 +100,7 @@ class ProgrammeEvent(Record):
     event_topic: Line | None = None
     event_sub_topic: Line | None = None
     logo: ImageRef | None = None
-    image: ImageRef | None = Field(default=None, description="The large picture behind the title.")
+    image: ImageRef | None = Field(default=None, description="The large image behind the title.")
 
 
 class ProgrammeSocialLink(Record):
@@ -87,7 +110,7 @@ class ProgrammeSocialLink(Record):
 
 class ProgrammeTrack(Record):
     name: Name
-    color: Colour | None = None
+    color: Color | None = None
     description: Prose | None = None
     position: Whole | None = None
 
@@ -144,8 +167,8 @@ class ProgrammeSession(Record):
     language: Line | None = None
     level: Line | None = None
     state: Line | None = None
-    starts_at: str | None = None
-    ends_at: str | None = None
+    starts_at: Time | None = Field(default=None, description="A session has both times or neither.")
+    ends_at: Time | None = Field(default=None, description="After the start.")
     slides_url: Address | None = None
     audio_url: Address | None = None
     video_url: Address | None = None
@@ -156,8 +179,8 @@ class ProgrammeSession(Record):
     speakers: list[Key] = Field(default_factory=list, description="The lineup, in its sequence; each speaker once.")
 
 
-class Programme(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+class Programme(KeepsUnknown):
+    unknown_in = "extra_members"
 
     event: ProgrammeEvent
     social_links: list[ProgrammeSocialLink] = Field(default_factory=list)
@@ -170,3 +193,38 @@ class Programme(BaseModel):
     extra_members: dict[str, JsonValue] = Field(
         default_factory=dict, description="JSON members at the top of the archive that are not named above."
     )
+
+
+class ProgrammeImport(Request):
+    """Body of ``POST /internal/programmes``. A repetition with the same ``import_id`` returns the same event."""
+
+    import_id: UUID
+    organizer: Organizer
+    programme: Programme
+
+    @field_validator("programme", mode="before")
+    @classmethod
+    def _can_be_stored(cls, value: Any) -> Any:
+        return storable_json(value)
+
+
+class Repair(BaseModel):
+    """A line of an import's report: what was changed or left out. ``record`` is a key within the member."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    member: str
+    record: str | None = None
+    field: str | None = None
+    message: str
+
+
+class ProgrammeImported(BaseModel):
+    """Answer to ``POST /internal/programmes``: 201, or 200 when the import was done before."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    event_id: UUID
+    identifier: str
+    counts: dict[str, int] = Field(description="Records by list.")
+    repairs: list[Repair]

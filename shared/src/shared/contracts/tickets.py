@@ -7,7 +7,7 @@ them. Both carry the ticket's version: a reader takes each value from the messag
 from typing import ClassVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.contracts.envelope import Message
 
@@ -91,3 +91,42 @@ class TicketListRescheduledV1(TicketListState):
     """The event has another time zone, so the sales windows of its tickets are at other instants."""
 
     message_type: ClassVar[str] = "tickets.list.rescheduled.v1"
+
+
+class Money(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    amount_minor: int = Field(description="In the currency's smallest unit.")
+    currency: str = Field(description="ISO 4217 code.")
+
+
+class ExportedTicket(BaseModel):
+    """A ticket as archives hold it. Fields of a later release are kept, in ``model_extra``."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    id: UUID
+    event_id: UUID
+    name: str
+    description: str
+    type: str = Field(description="`free`, `paid` or `donation`.")
+    price: Money | None
+    min_price: Money | None
+    max_price: Money | None
+    quantity: int
+    min_per_order: int = Field(validation_alias=AliasChoices("min_per_order", "min_order"))
+    max_per_order: int = Field(validation_alias=AliasChoices("max_per_order", "max_order"))
+    is_hidden: bool
+    position: int
+    sales_starts_at: str = Field(description="RFC 3339 with the offset of the event's zone.")
+    sales_ends_at: str = Field(description="RFC 3339 with the offset of the event's zone.")
+    sales: str = Field(description="`open`, `upcoming` or `past` at the time of the answer.")
+    version: int
+
+
+class EventTickets(BaseModel):
+    """Answer to ``GET /internal/events/{event_id}/tickets``: all tickets, by position."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tickets: list[ExportedTicket]

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from events.access import EventReference, Organizer, Reader
 from events.events import repository, service
-from events.events.schemas import EventCreate, EventFactsRead, EventRead, EventUpdate, State
-from events.fields import Line
+from events.events.schemas import EventCreate, EventRead, EventUpdate, State
 from shared.auth.access import requires, service_only
 from shared.auth.verify import OrganizerPrincipal
+from shared.contracts.calls import OrganizerQuery
+from shared.contracts.events import EventState
 from shared.http.dependencies import IfMatch, IfNoneMatch, PublicUrl, SessionDep
 from shared.http.etags import etag_headers
 from shared.http.idempotency import IdempotentDep
@@ -117,7 +118,7 @@ async def unpublish_event(
 
 
 @internal.get("/events/{event_ref}", summary="Read what other services need of an event")
-async def read_facts(
-    event_ref: EventReference, organizer: Annotated[Line, Query()], session: SessionDep
-) -> EventFactsRead:
-    return await service.read_facts(session, event_ref, organizer)
+async def read_state(
+    event_ref: EventReference, query: Annotated[OrganizerQuery, Query()], session: SessionDep
+) -> EventState:
+    return await service.read_state(session, event_ref, query.organizer)

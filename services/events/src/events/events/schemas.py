@@ -127,17 +127,3 @@ class EventRead(BaseModel):
 
 
 _SAME_NAME = (EventRead.model_fields.keys() & Event.__mapper__.columns.keys()) - {"starts_at", "ends_at"}
-
-
-class EventFactsRead(BaseModel):
-    """An event as other services read it."""
-
-    event_id: UUID
-    identifier: str
-    organizer: str
-    name: str
-    timezone: str
-    starts_at: AwareDatetime
-    ends_at: AwareDatetime
-    state: str
-    version: int

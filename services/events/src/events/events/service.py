@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from events.events import repository
 from events.events.repository import DRAFT, PUBLISHED, EventHead, EventView
 from events.events.rules import times_after_change, times_of_new_event
-from events.events.schemas import EventCreate, EventFactsRead, EventUpdate
+from events.events.schemas import EventCreate, EventUpdate
 from events.models import Event
 from events.sessions.service import move_sessions
 from events.times import time_columns
@@ -96,12 +96,12 @@ async def unpublish_event(
     return await repository.view_of(session, event)
 
 
-async def read_facts(session: AsyncSession, reference: str, organizer: str) -> EventFactsRead:
-    """Return an event of this organizer. Raises ``NotFound``."""
+async def read_state(session: AsyncSession, reference: str, organizer: str) -> EventState:
+    """Return the state of an event of this organizer. Raises ``NotFound``."""
     event = await repository.find_own(session, reference, organizer)
     if event is None:
         raise event_not_found()
-    return EventFactsRead.model_validate(facts(event))
+    return EventState.model_validate(facts(event))
 
 
 async def add_message(session: AsyncSession, kind: type[EventState], event: Event) -> None:

@@ -1,15 +1,14 @@
 """HTTP of whole events, for other services."""
 
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from events.fields import Line
+from events.access import EventReference
 from events.interchange import service
-from events.interchange.schemas import ProgrammeImport, ProgrammeImported
 from shared.auth.access import service_only
-from shared.contracts.programme import Programme
+from shared.contracts.calls import OrganizerQuery
+from shared.contracts.programme import Programme, ProgrammeImport, ProgrammeImported
 from shared.http.dependencies import SessionDep
 from shared.http.responses import json_response
 from shared.settings import MEBIBYTE
@@ -37,6 +36,8 @@ async def import_programme(body: ProgrammeImport, session: SessionDep) -> Respon
     return json_response(imported, status=201 if is_new else 200)
 
 
-@internal.get("/{event_id}", response_model=Programme, summary="Read an event with its whole programme")
-async def export_programme(event_id: UUID, organizer: Annotated[Line, Query()], session: SessionDep) -> Response:
-    return json_response(await service.export_programme(session, event_id, organizer))
+@internal.get("/{event_ref}", response_model=Programme, summary="Read an event with its whole programme")
+async def export_programme(
+    event_ref: EventReference, query: Annotated[OrganizerQuery, Query()], session: SessionDep
+) -> Response:
+    return json_response(await service.export_programme(session, event_ref, query.organizer))

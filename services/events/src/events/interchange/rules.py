@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from events.interchange.schemas import ProgrammeRepair
 from events.times import ends_of, starts_of, time_columns
 from shared.contracts.programme import (
     ImageRef,
@@ -19,6 +18,7 @@ from shared.contracts.programme import (
     ProgrammeSponsor,
     ProgrammeTrack,
     Record,
+    Repair,
 )
 from shared.ids import new_id
 from shared.problems import Invalid, Problem
@@ -59,7 +59,7 @@ class Rows:
     event: dict[str, Any]
     lists: dict[str, list[dict[str, Any]]]
     lineups: list[dict[str, Any]]
-    repairs: list[ProgrammeRepair] = field(default_factory=list)
+    repairs: list[Repair] = field(default_factory=list)
 
 
 def state_of(written: str | None) -> str:
@@ -89,7 +89,7 @@ def rows_of(programme: Programme) -> Rows:
     return rows
 
 
-def _event_row(programme: Programme, repairs: list[ProgrammeRepair]) -> dict[str, Any]:
+def _event_row(programme: Programme, repairs: list[Repair]) -> dict[str, Any]:
     event = programme.event
     starts = resolve(event.starts_at, event.timezone, field="event.starts_at")
     ends = resolve(event.ends_at, event.timezone, field="event.ends_at")
@@ -97,7 +97,7 @@ def _event_row(programme: Programme, repairs: list[ProgrammeRepair]) -> dict[str
     state = state_of(event.state)
     if event.state and event.state.strip().lower() != state:
         repairs.append(
-            ProgrammeRepair(
+            Repair(
                 member="event",
                 record=None,
                 field="state",
@@ -173,7 +173,7 @@ def _linked(key: str, target: str, ids: dict[str, dict[str, UUID]], session: str
         ) from None
 
 
-def _schedule(record: ProgrammeSession, row: dict[str, Any], zone: str, repairs: list[ProgrammeRepair]) -> None:
+def _schedule(record: ProgrammeSession, row: dict[str, Any], zone: str, repairs: list[Repair]) -> None:
     """Set both times or none; keep unusable values in ``extra``."""
     row |= dict.fromkeys(
         ("starts_local", "starts_fold", "starts_at", "ends_local", "ends_fold", "ends_at", "tzdata_version")
@@ -191,7 +191,7 @@ def _schedule(record: ProgrammeSession, row: dict[str, Any], zone: str, repairs:
     except Problem as problem:
         row["extra"] = {**row["extra"], **given}
         repairs.append(
-            ProgrammeRepair(
+            Repair(
                 member="sessions",
                 record=record.key,
                 field="starts_at",

@@ -1,16 +1,13 @@
 """Use cases of interchange: import and export an event whole."""
 
-from uuid import UUID
-
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from events.events import repository as events
 from events.events.service import add_message, event_not_found
 from events.interchange import repository
 from events.interchange.rules import programme_of, rows_of
-from events.interchange.schemas import ProgrammeImport, ProgrammeImported
 from shared.contracts.events import EventCreatedV1
-from shared.contracts.programme import Programme
+from shared.contracts.programme import Programme, ProgrammeImport, ProgrammeImported
 from shared.problems import Conflict
 
 
@@ -48,9 +45,9 @@ async def import_programme(session: AsyncSession, body: ProgrammeImport) -> tupl
     )
 
 
-async def export_programme(session: AsyncSession, event_id: UUID, organizer: str) -> Programme:
+async def export_programme(session: AsyncSession, reference: str, organizer: str) -> Programme:
     """Return the programme of an event of this organizer. Raises ``NotFound``."""
-    event = await events.find_own(session, str(event_id), organizer)
+    event = await events.find_own(session, reference, organizer)
     if event is None:
         raise event_not_found()
     lists = await repository.all_rows(session, event.id)

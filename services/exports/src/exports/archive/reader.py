@@ -32,6 +32,8 @@ from shared.contracts.programme import (
     ProgrammeSponsor,
     ProgrammeTrack,
     Record,
+    Repair,
+    is_empty,
 )
 from shared.problems import Problem
 from shared.walltime import AmbiguousTime, EndsBeforeItStarts, InvalidTime, WallTime, resolve, zone_info
@@ -43,17 +45,6 @@ class EventMissing(Problem):
     status = 422
     code = "event-missing"
     title = "The archive holds no event"
-
-
-class Repair(BaseModel):
-    """One line of the report: what was changed or left out. ``record`` is a key within the member."""
-
-    model_config = ConfigDict(frozen=True)
-
-    member: str
-    record: str | None = None
-    field: str | None = None
-    message: str
 
 
 class ImageMember(BaseModel):
@@ -361,7 +352,7 @@ class _Reading:
         known = {"id"} | shape.derived
         for item in shape.fields:
             known.update(item.keys)
-            found = [(name, row[name]) for name in item.keys if not _is_empty(row.get(name))]
+            found = [(name, row[name]) for name in item.keys if not is_empty(row.get(name))]
             if not found:
                 continue
             given = found[0][1]
@@ -374,7 +365,7 @@ class _Reading:
                 continue
             if value != "":
                 values[item.name] = value
-        extra.update({name: value for name, value in row.items() if name not in known and not _is_empty(value)})
+        extra.update({name: value for name, value in row.items() if name not in known and not is_empty(value)})
         return values, extra
 
     def _value(self, item: Field, given: JsonValue, shape: Shape, key: str) -> object:
@@ -487,7 +478,7 @@ class _Reading:
         for key, row in sessions.by_key.items():
             found: Row = {}
             for name, shape in shapes.LINKS.items():
-                given = next((row[n] for n in (name, f"{name}_id") if not _is_empty(row.get(n))), None)
+                given = next((row[n] for n in (name, f"{name}_id") if not is_empty(row.get(n))), None)
                 found[name] = self._linked(given, rows[shape.member], key, name)
             speakers = row.get("speakers")
             if not isinstance(speakers, list):
@@ -515,7 +506,7 @@ class _Reading:
         return links
 
     def _linked(self, given: JsonValue, target: _Rows, session: str, name: str) -> str | None:
-        if _is_empty(given):
+        if is_empty(given):
             return None
         nested: Row = self._row(given, "sessions", session) if isinstance(given, dict) else {}
         record_id = _id(nested.get("id")) if nested else _id(given)
@@ -562,15 +553,11 @@ def _id(value: JsonValue) -> str | None:
 
 
 def _name(row: Row, shape: Shape) -> str:
-    return next((_folded(row[key]) for key in shape.fields[0].keys if not _is_empty(row.get(key))), "")
+    return next((_folded(row[key]) for key in shape.fields[0].keys if not is_empty(row.get(key))), "")
 
 
 def _folded(value: JsonValue) -> str:
     return " ".join(value.split()).casefold() if isinstance(value, str) else ""
-
-
-def _is_empty(value: JsonValue) -> bool:
-    return value is None or value == "" or value == [] or value == {}
 
 
 def _excerpt(value: JsonValue) -> str:

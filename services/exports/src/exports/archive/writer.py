@@ -32,6 +32,7 @@ PART_SIZE = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can name
 # Archives keep the names that they have always had.
 _TICKET_NAMES = {"min_per_order": "min_order", "max_per_order": "max_order"}
+_NEVER_EXTRA = ("meta", shapes.EVENT.member, shapes.SOCIAL_LINKS.member)
 _FOLDERS = {"speakers": "images/speakers", "sponsors": "images/sponsors"}
 
 
@@ -41,7 +42,7 @@ def archive_parts(
     *,
     root_url: str,
     created_at: str,
-    tickets: Sequence[Mapping[str, JsonValue]] | None = None,
+    tickets: Sequence[Mapping[str, JsonValue]] = (),
     part_size: int = PART_SIZE,
 ) -> Iterator[bytes]:
     """The zip in parts of about ``part_size`` bytes; memory stays at one part and one record.
@@ -186,7 +187,7 @@ class _Sink(io.RawIOBase):
 def _members(
     programme: Programme,
     images: Iterable[tuple[str, Iterable[bytes]]],
-    tickets: Sequence[Mapping[str, JsonValue]] | None,
+    tickets: Sequence[Mapping[str, JsonValue]],
     root_url: str,
     created_at: str,
     written: Mapping[str, JsonValue],
@@ -210,10 +211,14 @@ def _members(
         "tracks": (_row(shapes.TRACKS, record, inside) for record in programme.tracks),
         "session_types": (_row(shapes.SESSION_TYPES, record, inside) for record in programme.session_types),
     }
-    if tickets is not None:
+    if tickets:
         lists["tickets"] = (
             {_TICKET_NAMES.get(name, name): value for name, value in ticket.items()} for ticket in tickets
         )
+    # A list that an older release of the events service did not know came back as an extra member.
+    for name in lists.keys() & programme.extra_members.keys() - {"tickets"}:
+        if not getattr(programme, name):
+            del lists[name]
     event = _row(shapes.EVENT, programme.event, inside)
     event["social_links"] = [_row(shapes.SOCIAL_LINKS, record, inside) for record in programme.social_links]
     yield "event", [_dumped(event)], True
@@ -223,7 +228,7 @@ def _members(
     for name, value in sorted(programme.extra_members.items()):
         if name in lists:
             continue
-        if name in shapes.RESERVED or "/" in name or unsafe_reason(name):
+        if name in _NEVER_EXTRA or "/" in name or unsafe_reason(name):
             raise ValueError(f"{name!r} can't be the name of a member")
         yield name, [_dumped(value)], True
     members: list[JsonValue] = [

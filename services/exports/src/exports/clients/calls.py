@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from exports.settings import ExportsSettings
 from shared.auth.outgoing import ServiceTokenAuth
+from shared.contracts.calls import Request
 from shared.contracts.problem import ProblemDocument
 from shared.problems import FieldError, Problem, Unavailable
 from shared.storage.files import in_thread
@@ -81,7 +82,7 @@ async def call(
     method: str,
     url: str,
     *,
-    params: Mapping[str, str] | None = None,
+    query: Request | None = None,
     content: Content | None = None,
     content_type: str = "application/json",
     into: IO[bytes] | None = None,
@@ -92,6 +93,7 @@ async def call(
     Raises the peer's refusal as a ``Problem`` of the same status, code and detail, ``PeerUnavailable`` when it
     cannot be reached or keeps answering 503, and ``PeerFailed`` when it fails.
     """
+    params = None if query is None else query.model_dump(mode="json")
     failure: Exception
     for pause in (*peers.pauses, None):
         try:

@@ -7,13 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from exports.clients import events
 from exports.clients.calls import PeerFailed, PeerServices, PeerUnavailable
-from exports.clients.events import EventFacts
 from exports.exports import repository
 from exports.exports.rules import FILES_PATH, ZIP, file_key, file_name, link_lifetime
 from exports.exports.schemas import DownloadLink, ExportRead
 from exports.jobs import RUN_EXPORT
 from exports.models import Export
 from exports.settings import ExportsSettings
+from shared.contracts.events import EventState
 from shared.ids import new_id
 from shared.jobs.rows import DONE, enqueue, job_queue
 from shared.problems import Conflict, NotFound, Problem
@@ -39,7 +39,7 @@ class ExportExpired(Problem):
         super().__init__("The export has expired and its file is deleted. Request a new export.")
 
 
-async def find_event(peers: PeerServices, reference: str, organizer: str) -> EventFacts:
+async def find_event(peers: PeerServices, reference: str, organizer: str) -> EventState:
     """Return the organizer's event with this id or identifier.
 
     Raises the 404 of the events service for another organizer's, ``PeerUnavailable`` when that service fails.
@@ -51,7 +51,7 @@ async def find_event(peers: PeerServices, reference: str, organizer: str) -> Eve
 
 
 async def add_export(
-    session: AsyncSession, event: EventFacts, *, organizer: str, settings: ExportsSettings
+    session: AsyncSession, event: EventState, *, organizer: str, settings: ExportsSettings
 ) -> Export:
     export_id = new_id()
     export = Export(

@@ -13,7 +13,6 @@ from uuid import UUID
 
 from exports.archive.writer import place_images
 from exports.clients import events, media, tickets
-from exports.clients.media import ImageState
 from exports.exports import repository
 from exports.exports.rules import ZIP, counts_of, file_key
 from exports.exports.writing import archive_chunks, check_stored
@@ -21,6 +20,7 @@ from exports.jobs import RUN_EXPORT
 from exports.models import Export
 from exports.progress.steps import Step
 from exports.resources import Resources
+from shared.contracts.media import ImageSummary
 from shared.contracts.programme import Programme
 from shared.jobs.attempts import claim
 from shared.problems import Conflict, Problem
@@ -71,8 +71,7 @@ async def run_export(resources: Resources, export_id: UUID) -> None:
                 programme,
                 wanted,
                 partial(_fetch, resources, export),
-                # An event without tickets gives back those of its imported archive.
-                tickets=event_tickets or None,
+                tickets=[ticket.model_dump(mode="json") for ticket in event_tickets],
                 root_url=resources.settings.public_url,
                 created_at=export.created_at.isoformat(),
                 packed=has_packed,
@@ -113,7 +112,7 @@ async def _with_placed_images(
     return await asyncio.to_thread(place_images, programme, lambda image_id: _suffix(states[image_id]))
 
 
-def _suffix(image: ImageState) -> str:
+def _suffix(image: ImageSummary) -> str:
     return {"JPEG": ".jpg"}.get(image.format, f".{image.format.lower()}")
 
 

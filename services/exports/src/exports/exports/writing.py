@@ -36,7 +36,7 @@ async def archive_chunks(
     wanted: Mapping[str, UUID],
     fetch: Fetch,
     *,
-    tickets: Sequence[Mapping[str, JsonValue]] | None,
+    tickets: Sequence[Mapping[str, JsonValue]],
     root_url: str,
     created_at: str,
     packed: Callable[[int], None],

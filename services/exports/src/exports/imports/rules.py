@@ -5,10 +5,10 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from exports.archive import shapes
-from exports.archive.reader import ImageMember, Repair
+from exports.archive.reader import ImageMember
 from exports.archive.shapes import Shape
 from shared.contracts.media import ImageKind
-from shared.contracts.programme import Programme, Record
+from shared.contracts.programme import Programme, Record, Repair
 from shared.storage import organizer_folder
 
 R = TypeVar("R", bound=Record)

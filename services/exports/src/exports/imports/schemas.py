@@ -5,9 +5,9 @@ from uuid import UUID
 
 from pydantic import Field
 
-from exports.archive.reader import Repair
 from exports.models import Import
 from exports.progress.schemas import JobRead
+from shared.contracts.programme import Repair
 
 
 class ImportSummary(JobRead):

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from exports.archive.container import Archive, ArchiveTooLarge, MemberBroken, opened
 from exports.archive.limits import LIMITS, Limits
-from exports.archive.reader import ImageMember, ReadArchive, Repair, read_archive
+from exports.archive.reader import ImageMember, ReadArchive, read_archive
 from exports.clients import events, media
 from exports.imports import repository
 from exports.imports.rules import as_report, kind_of, refused_image, with_images
@@ -24,6 +24,8 @@ from exports.jobs import RUN_IMPORT
 from exports.models import Import
 from exports.progress.steps import Step
 from exports.resources import Resources
+from shared.contracts.media import ImageImport
+from shared.contracts.programme import Repair
 from shared.jobs.attempts import Run, claim
 from shared.problems import Problem
 from shared.storage import FileNotStored
@@ -94,14 +96,11 @@ async def _upload_images(
     async def upload_next(archive: Archive, waiting: Iterator[ImageMember]) -> None:
         for image in waiting:
             try:
-                image_ids[image.member] = await media.upload_image(
-                    resources.peers,
-                    organizer=job.organizer,
-                    import_id=job.id,
-                    name=image.member,
-                    kind=kind_of(image),
-                    chunks=partial(_chunks, archive, image.member, limits.image_size),
+                query = ImageImport(
+                    organizer=job.organizer, import_id=job.id, name=image.member, kind=kind_of(image)
                 )
+                chunks = partial(_chunks, archive, image.member, limits.image_size)
+                image_ids[image.member] = await media.upload_image(resources.peers, query, chunks)
             except (ArchiveTooLarge, MemberBroken) as problem:
                 refused[image.member] = refused_image(image, problem.detail)
             except Problem as problem:

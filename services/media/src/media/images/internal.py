@@ -10,19 +10,17 @@ from fastapi.responses import StreamingResponse
 
 from media.access import SettingsDep
 from media.images import service, uploads
-from media.images.schemas import ImageState, ImageStates, ImportedImage, Organizer, StatesQuery
+from media.images.schemas import ImageSummaryRead, ImportedImageRead
 from shared.auth.access import service_only
-from shared.contracts.media import ImageKind
+from shared.contracts.calls import OrganizerQuery
+from shared.contracts.media import ImageImport, ImageStates, ImageStatesQuery, ImportedImage
 from shared.http.dependencies import FilesInTransitDep, SessionDep, SessionsDep, StorageDep
 from shared.http.uploads import UNLIMITED_BODY
 from shared.jobs.rows import job_queue
-from shared.texts import Storable
 
 router = APIRouter(
     prefix="/internal/images", tags=["internal"], dependencies=[Depends(service_only())], include_in_schema=False
 )
-
-Name = Annotated[str, Query(min_length=1, max_length=400), Storable]
 
 
 @router.post(
@@ -39,38 +37,37 @@ async def import_image(
     response: Response,
     files: FilesInTransitDep,
     session: SessionDep,
-    organizer: Annotated[Organizer, Query()],
-    name: Name,
+    query: Annotated[ImageImport, Query()],
     settings: SettingsDep,
     sessions: SessionsDep,
-    kind: ImageKind = "event",
-    import_id: UUID | None = None,
 ) -> ImportedImage:
     async with sessions() as before:  # holds no connection while the body arrives
-        known = await service.find_imported(before, organizer, import_id, name)
+        known = await service.find_imported(before, query.organizer, query.import_id, query.name)
     if known is not None:
         await uploads.read_to_end(request, max_size=settings.max_image_size)
         response.status_code = 200
-        return ImportedImage.of(known)
-    async with uploads.from_body(request, name=name, max_size=settings.max_image_size) as upload:
-        image = await service.store_original(files, upload, organizer=organizer, kind=kind, import_id=import_id)
+        return ImportedImageRead.of(known)
+    async with uploads.from_body(request, name=query.name, max_size=settings.max_image_size) as upload:
+        image = await service.store_original(
+            files, upload, organizer=query.organizer, kind=query.kind, import_id=query.import_id
+        )
     added = await service.add_imported_image(session, files, image, queue=job_queue(settings))
     if added is not image:
         response.status_code = 200
-    return ImportedImage.of(added)
+    return ImportedImageRead.of(added)
 
 
 @router.post("/states", summary="Read the states of images")
-async def read_states(query: StatesQuery, session: SessionDep) -> ImageStates:
+async def read_states(query: ImageStatesQuery, session: SessionDep) -> ImageStates:
     images = await service.images_in_order(session, query.organizer, query.image_ids)
-    return ImageStates(images=[ImageState.of(image) for image in images])
+    return ImageStates(images=[ImageSummaryRead.of(image) for image in images])
 
 
 @router.get("/{image_id}/original", summary="Fetch the uploaded file", response_class=Response)
 async def fetch_original(
-    image_id: UUID, organizer: Annotated[Organizer, Query()], session: SessionDep, storage: StorageDep
+    image_id: UUID, query: Annotated[OrganizerQuery, Query()], session: SessionDep, storage: StorageDep
 ) -> Response:
-    image = await service.get_image(session, image_id, organizer)
+    image = await service.get_image(session, image_id, query.organizer)
     size = await storage.size(image.original_key)
 
     async def stream() -> AsyncGenerator[bytes, None]:

@@ -1,20 +1,18 @@
 """What the API returns of images and accepts."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from media.images.rules import STATES
 from media.models import Image
-from shared.contracts.media import ImageKind, ImageVariant
+from shared.contracts.media import ImageKind, ImageSummary, ImportedImage
 from shared.contracts.problem import ProblemDocument
 from shared.http.etags import etag_of
-from shared.texts import Storable
 
 State = Literal["received", "processing", "ready", "rejected"]
-Organizer = Annotated[str, Field(min_length=1, max_length=200), Storable]
 
 
 class OriginalRead(BaseModel):
@@ -83,43 +81,18 @@ def etag(image: Image) -> str:
     return etag_of(f"{image.version}-{STATES[image.state]}")
 
 
-class ImportedImage(BaseModel):
-    image_id: UUID
-    state: State
-
+class ImportedImageRead(ImportedImage):
     @classmethod
-    def of(cls, image: Image) -> "ImportedImage":
-        return cls.model_validate({"image_id": image.id, "state": STATES[image.state]})
+    def of(cls, image: Image) -> Self:
+        return cls(image_id=image.id, state=STATES[image.state])
 
 
-class StatesQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    organizer: Organizer
-    image_ids: list[UUID] = Field(max_length=500)
-
-
-class ImageState(BaseModel):
-    """``format`` is that of the original: PNG, JPEG, WEBP or GIF."""
-
-    image_id: UUID
-    state: State
-    format: str
-    variants: list[ImageVariant]
-
+class ImageSummaryRead(ImageSummary):
     @classmethod
-    def of(cls, image: Image) -> "ImageState":
-        return cls.model_validate(
-            {
-                "image_id": image.id,
-                "state": STATES[image.state],
-                "format": image.format,
-                "variants": [variant.published() for variant in image.variants],
-            }
+    def of(cls, image: Image) -> Self:
+        return cls(
+            image_id=image.id,
+            state=STATES[image.state],
+            format=image.format,
+            variants=[variant.published() for variant in image.variants],
         )
-
-
-class ImageStates(BaseModel):
-    """In the order of the query, without ids that are not this organizer's images."""
-
-    images: list[ImageState]

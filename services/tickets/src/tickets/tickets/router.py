@@ -7,6 +7,8 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from shared.auth.access import requires, service_only
 from shared.auth.verify import Principal
+from shared.contracts.calls import OrganizerQuery
+from shared.contracts.tickets import EventTickets
 from shared.http.dependencies import IfMatch, IfNoneMatch, SessionDep
 from shared.http.etags import etag_headers
 from shared.http.idempotency import IdempotentDep
@@ -16,7 +18,7 @@ from tickets.access import EventReference, Organizer, Reader
 from tickets.tickets import service
 from tickets.tickets.repository import TicketView
 from tickets.tickets.rules import ticket_etag
-from tickets.tickets.schemas import TicketCreate, TicketPositions, TicketRead, TicketsOfEvent, TicketUpdate
+from tickets.tickets.schemas import TicketCreate, TicketPositions, TicketRead, TicketUpdate
 
 router = APIRouter(tags=["tickets"])
 internal = APIRouter(
@@ -85,10 +87,10 @@ async def change_ticket(
 
 @internal.get("/events/{event_id}/tickets", summary="List all tickets of an event")
 async def tickets_of_event(
-    event_id: UUID, organizer: Annotated[str, Query(max_length=200)], session: SessionDep
-) -> TicketsOfEvent:
-    views = await service.read_tickets(session, event_id, organizer)
-    return TicketsOfEvent(tickets=[TicketRead.of(view) for view in views])
+    event_id: UUID, query: Annotated[OrganizerQuery, Query()], session: SessionDep
+) -> EventTickets:
+    views = await service.read_tickets(session, event_id, query.organizer)
+    return EventTickets.model_validate({"tickets": [TicketRead.of(view).model_dump() for view in views]})
 
 
 def _headers(view: TicketView) -> dict[str, str]:

@@ -166,9 +166,3 @@ _SAME_NAME = (TicketRead.model_fields.keys() & Ticket.__mapper__.columns.keys())
 
 def _money(minor: int | None, currency: str | None) -> Money | None:
     return None if minor is None or currency is None else Money(amount_minor=minor, currency=currency)
-
-
-class TicketsOfEvent(BaseModel):
-    """All tickets of an event, for other services."""
-
-    tickets: list[TicketRead]
