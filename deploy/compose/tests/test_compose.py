@@ -34,7 +34,6 @@ OF_APIS = {
     "ANSWER_TIMEOUT",
     "BODY_TIMEOUT",
     "BODY_RATE",
-    "STALL_TIMEOUT",
 }
 PROJECT: dict[str, Any] = yaml.safe_load(TEXT)
 CONTAINERS: dict[str, dict[str, Any]] = PROJECT["services"]
@@ -93,7 +92,7 @@ def test_the_example_has_the_default_limits() -> None:
         for name in OF_APIS
         if isinstance(default := Settings.model_fields[name.lower()].default, int | float)
     }
-    assert len(of_gateway) + len(of_apis) == 8
+    assert len(of_gateway) + len(of_apis) == 7
     for name, default in {**of_gateway, **of_apis}.items():
         assert float(NAMED[name]) == float(default), name
 

@@ -1,7 +1,6 @@
 """Settings: environment variables with defaults for one machine, one class per service.
 
-A service subclasses ``Settings``. Nothing reads settings at import: each process builds its own instance at
-start and passes it on, so tests build theirs.
+Nothing reads settings at import: each process makes one instance at its start and passes it on.
 """
 
 import re
@@ -13,7 +12,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MEBIBYTE = 1 << 20
 
-
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
 
@@ -22,7 +20,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
 
-    service: str = Field(description="Name of the service: its schema, its role, its queues.")
+    service: str = Field(description="The name of the service, its schema, its role and its queues.")
 
     database_url: SecretStr = SecretStr("postgresql+asyncpg://localhost/rostrum")
     database_pool_size: int = 5
@@ -33,50 +31,53 @@ class Settings(BaseSettings):
 
     api_host: str = "127.0.0.1"
     api_port: int = 8000
-    health_port: int = Field(default=8001, description="Probes and metrics of messenger and worker.")
-    max_body_size: int = 1 * MEBIBYTE
-    max_head_size: int = Field(
-        default=32 << 10, description="Of a request's line and headers; more than the gateway lets through."
-    )
+    health_port: int = Field(default=8001, description="The port of a messenger's or worker's probes and metrics.")
+    max_body_size: int = Field(default=1 * MEBIBYTE, description="The largest body, except on upload routes.")
     max_requests_at_once: int = Field(
-        default=1000, description="Of one process, followers of a job's progress among them; 0 lifts the limit."
+        default=1000,
+        description="The requests in flight in one process, streams of progress included; 0 disables the limit.",
     )
-    head_timeout: float = Field(default=15.0, description="For a request's line and headers to come in.")
     body_timeout: float = Field(
-        default=30.0, description="For a body to come in, and a second more for each `body_rate` bytes of it."
+        default=30.0, description="How long a body may take, plus a second for each `body_rate` bytes."
     )
-    body_rate: int = Field(default=8 << 10, description="Bytes a second, below which a body is too slow.")
+    body_rate: int = Field(default=8 << 10, description="The slowest accepted body, in bytes a second.")
     answer_timeout: float = Field(
-        default=50.0, description="From a whole request to its answer's first line; less than the gateway waits."
+        default=50.0,
+        description="How long a response may take to begin once the request is complete. Must be less than the "
+        "gateway's `responseHeaderTimeout`.",
     )
-    stall_timeout: float = Field(default=60.0, description="For a client to take a part of an answer.")
     idle_timeout: int = Field(
-        default=30, description="For the next request of a connection; more than the gateway keeps one."
+        default=30,
+        description="How long an idle connection stays open. Must be more than the gateway's `idleConnTimeout`.",
     )
     drain_delay: float = Field(
         default=0.0,
-        description="How long an api that is told to stop takes requests still, until whoever balances the load "
-        "has learnt that it is not ready. 0 where there is but one.",
+        description="How long the api keeps serving after SIGTERM so that load balancers notice. 0 for a single "
+        "process.",
     )
-    shutdown_grace: float = Field(default=20.0, description="For what is under way when a process stops.")
+    shutdown_grace: float = Field(
+        default=20.0, description="How long work in progress may take when a process stops."
+    )
 
     token_issuer: str = "http://localhost/rostrum"  # noqa: S105 - a name, not a secret
     token_audience: str = "rostrum"  # noqa: S105 - a name, not a secret
     jwks_url: str = Field(
-        default="http://localhost/jwks.json", description="Where the issuer's keys are: https:, http: or file: URL."
+        default="http://localhost/jwks.json", description="The issuer's keys: an https:, http: or file: URL."
     )
     service_token_file: Path | None = Field(
-        default=None, description="File with the token this service shows to other services; re-read on use."
+        default=None,
+        description="The file with this service's token for other services; read again when it changes.",
     )
 
     public_url: str = Field(default="http://127.0.0.1:8080", description="The gateway's address, for links.")
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Sites whose scripts may ask, separated by commas: `https://example.org`, or `*`."
+        default=(),
+        description="Origins whose scripts may call the API, separated by commas: `https://example.org`, or `*`.",
     )
 
     otel_exporter_otlp_endpoint: str = Field(
-        default="", description="Where traces go: the address of an OpenTelemetry collector (OTLP over HTTP)."
+        default="", description="The OpenTelemetry collector (OTLP over HTTP) that gets the traces; empty for none."
     )
 
     log_level: str = "INFO"
@@ -89,24 +90,24 @@ class Settings(BaseSettings):
 
     @field_validator("cors_origins", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
+    def _split_origins(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @field_validator("cors_origins")
     @classmethod
-    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            # A browser sends it just so; one written in another way would never match, and nobody would see why.
+            # Browsers send exactly this form, so any other one would never match.
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"{origin!r} is not an origin: scheme and host in lower case, the port if it is not the usual "
-                    "one, and nothing behind it, such as https://example.org"
+                    f"{origin!r} is not an origin. Use scheme and host in lower case and the port unless it is the "
+                    "default, with nothing after it, such as https://example.org"
                 )
         return origins
 
 
 class StorageSettings(BaseSettings):
-    """Where files live; mixed into the settings of services that keep files."""
+    """Where files are stored; mixed into the settings of services that store files."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
 
@@ -114,12 +115,12 @@ class StorageSettings(BaseSettings):
     storage_folder: Path = Path(".state/storage")
     storage_signing_key: SecretStr = Field(
         default=SecretStr(""),
-        description="Signs download links of the `local` place; the same for all replicas. Several, separated by "
-        "commas: the first signs, all verify.",
+        description="The key of download links of the `local` place, the same in all replicas. With several, "
+        "separated by commas, the first signs and all verify.",
     )
     s3_endpoint: str | None = None
     s3_public_endpoint: str | None = Field(
-        default=None, description="Where users reach the S3 place, for links, when that is not `s3_endpoint`."
+        default=None, description="The address of the S3 place in download links; `s3_endpoint` if not set."
     )
     s3_region: str = "us-east-1"
     s3_bucket: str = "rostrum"

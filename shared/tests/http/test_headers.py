@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Response
 from pydantic import BaseModel, ValidationError
 
 from shared.http.app import new_app
+from shared.http.docs import docs_router
 from shared.settings import Settings
 
 DATA = "default-src 'none'; frame-ancestors 'none'"
@@ -41,7 +42,10 @@ def _app(**changes: object) -> FastAPI:
         raise RuntimeError("secret of the wall")
 
     return new_app(
-        Settings.model_validate({"service": "probe", **changes}), [router], title="Probe", description=""
+        Settings.model_validate({"service": "probe", **changes}),
+        [router, docs_router(["probe"])],
+        title="Probe",
+        description="",
     )
 
 

@@ -11,6 +11,7 @@ from events.settings import EventsSettings
 from events.speakers import router as speakers
 from events.timezones import router as timezones
 from shared.http.app import new_app
+from shared.http.docs import docs_router
 from shared.http.server import run_api
 
 DESCRIPTION = """\
@@ -34,6 +35,7 @@ def create_app(settings: EventsSettings) -> FastAPI:
             timezones.router,
             events.internal,
             interchange.internal,
+            docs_router(("events", "tickets", "media", "exports")),
         ],
         title="Rostrum events",
         description=DESCRIPTION,

@@ -1,4 +1,4 @@
-"""The api process of a service: a FastAPI application with everything that is the same in all four."""
+"""The FastAPI application of a service's api process, with everything that is the same in all services."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -10,10 +10,9 @@ from shared.auth.keys import JwksSource
 from shared.auth.verify import TokenVerifier
 from shared.contracts.problem import ProblemDocument
 from shared.database.engine import database_check, new_engine
-from shared.http.docs import docs_router
-from shared.http.headers import AnswerHeaders, Cors
+from shared.http.headers import Cors, ResponseHeaders
 from shared.http.limits import RequestLimits
-from shared.http.middleware import RequestContext, SizeRefusals
+from shared.http.middleware import RequestContext, TooLargeAsProblem
 from shared.http.problems import add_problem_handlers, gateway_errors
 from shared.messaging.commit_notifier import notifying_sessions
 from shared.settings import Settings
@@ -26,7 +25,7 @@ log = get_logger(__name__)
 
 Resources = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-# Every operation may answer with a problem document; said once, it shows at each operation of the docs.
+# Any operation may answer with a problem document; declared once, the OpenAPI document has it at each of them.
 PROBLEM_RESPONSES: dict[int | str, dict[str, object]] = {
     status: {"model": ProblemDocument, "content": {"application/problem+json": {}}}
     for status in (401, 403, 404, 409, 412, 413, 422)
@@ -40,14 +39,11 @@ def new_app(
     title: str,
     description: str,
     resources: Resources | None = None,
-    max_body_size: int | None = None,
 ) -> FastAPI:
-    """Builds the application; nothing is connected before its lifespan starts.
+    """Build the application. Nothing is connected before its lifespan starts.
 
     ``resources`` is a context manager that puts what the service needs beside the database on ``app.state`` (a
-    storage, a client) and closes it at the end. Routes find ``app.state.settings``, ``.sessions``, ``.engine``,
-    ``.token_verifier`` and ``.stopping``, an event that ends streams. ``max_body_size`` (bytes) is the hard limit
-    of any body, default from the settings.
+    storage, a client) and closes it at the end. Routes read ``app.state`` by ``shared.http.dependencies``.
     """
 
     use_pinned_tzdata()
@@ -85,14 +81,15 @@ def new_app(
     app.state.stopping = asyncio.Event()
     add_problem_handlers(app)
     for router in routers:
-        # On the routers and not on the app: there the refusal would go out round our middleware.
-        app.include_router(router, max_body_size=max_body_size or settings.max_body_size)
-    app.include_router(docs_router())
+        # Not on the app, whose refusal would bypass our middleware.
+        app.include_router(router, max_body_size=settings.max_body_size)
     app.include_router(gateway_errors())
     app.router.routes.extend(health_routes(app.state.checks))
-    app.add_middleware(SizeRefusals)
-    headers = AnswerHeaders(settings.public_url)
-    app.add_middleware(RequestContext, headers, RequestLimits(settings), app.state.stopping)
+    headers = ResponseHeaders(settings.public_url)
+    # The last one added is the first to see a request.
+    app.add_middleware(TooLargeAsProblem)
+    app.add_middleware(RequestLimits, settings)
+    app.add_middleware(RequestContext, headers, app.state.stopping)
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins, headers=headers)
     return app

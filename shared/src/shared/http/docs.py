@@ -1,9 +1,10 @@
-"""The API's documentation: one page for all four services, with scripts of our own host only.
+"""The API documentation: one page for several services, with scripts of its own host only.
 
-Every service can serve the page; the gateway sends ``/docs`` to one of them and ``/docs/openapi/<service>.json``
-to each service's ``/openapi.json``.
+The gateway routes ``/docs`` to the service that serves the page and ``/docs/openapi/<service>.json`` to each
+service's ``/openapi.json``.
 """
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,8 +12,6 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from shared.problems import NotFound
-
-SERVICES = ("events", "tickets", "media", "exports")
 
 _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
@@ -47,7 +46,7 @@ nav a { color: #d5dee6; padding: .35rem .8rem; border-radius: .3rem; text-decora
 nav a[aria-current] { background: #fff; color: #1b2733; }
 """
 
-# Scripts and styles of this host only, none within the page; `data:` is for the pictures in Swagger UI's styles.
+# Only scripts and styles of this host, none inline. `data:` is for the pictures in Swagger UI's styles.
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -81,9 +80,10 @@ show();
 """
 
 
-def docs_router() -> APIRouter:
+def docs_router(services: Sequence[str]) -> APIRouter:
+    """Return the routes of the page that shows these services, the first one at the start."""
     router = APIRouter(include_in_schema=False)
-    links = "".join(f'<a href="#{name}">{name}</a>' for name in SERVICES)
+    links = "".join(f'<a href="#{name}">{name}</a>' for name in services)
 
     @router.get("/docs")
     async def docs_page() -> HTMLResponse:
@@ -100,7 +100,7 @@ def docs_router() -> APIRouter:
     @router.get("/docs/assets/{name}")
     async def docs_asset(name: str) -> FileResponse:
         if name not in _ASSETS:
-            raise NotFound("There is no such part of the documentation.")
+            raise NotFound(f"The documentation has no asset {name!r}. Its page is /docs.")
         path = Path(str(files("fastapi_offline"))) / "static" / name
         return FileResponse(path, media_type=_ASSETS[name], headers={"Cache-Control": "public, max-age=86400"})
 

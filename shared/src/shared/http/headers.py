@@ -1,4 +1,4 @@
-"""What every answer tells the browser that gets it, and which sites' scripts may read answers (CORS)."""
+"""The security headers of every response, and the origins whose scripts may read responses (CORS)."""
 
 from collections.abc import Collection
 
@@ -11,15 +11,15 @@ from shared.http.problems import origin_not_allowed
 
 RawHeaders = Collection[tuple[bytes, bytes]]
 
-# For answers that are data. Opened as a page, even one that holds a script shows nothing and does nothing.
+# For responses that are data: opened as a page, they run no script and load nothing.
 DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
-# An answer sent to somebody with a token is for nobody else, and stays on no disk.
-_KEEP_NOTHING = (b"cache-control", b"no-store")
+# A response to a request with a token is for its caller only, and no cache may store it.
+_NO_STORE = (b"cache-control", b"no-store")
 _YEAR = 365 * 24 * 3600
 
 _CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_CORS_SENT = (
+_CORS_REQUEST_HEADERS = (
     "Authorization",
     "Content-Type",
     "Idempotency-Key",
@@ -32,13 +32,13 @@ _CORS_SENT = (
     "traceparent",
     "tracestate",
 )
-_CORS_SHOWN = ("ETag", "Link", "Location", "Retry-After", "X-Request-ID")
-# Two hours is as long as any browser remembers it.
-_CORS_REMEMBERED = 2 * 3600
+_CORS_RESPONSE_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-ID")
+# Two hours, the most that any browser keeps a preflight response.
+_CORS_MAX_AGE = 2 * 3600
 
 
-class AnswerHeaders:
-    """The headers of browsers' safety for every answer. No middleware: each costs the busiest routes dearly."""
+class ResponseHeaders:
+    """The security headers of every response. Not a middleware: one more would slow down the busiest routes."""
 
     def __init__(self, public_url: str) -> None:
         headers = {
@@ -51,12 +51,12 @@ class AnswerHeaders:
             headers["Strict-Transport-Security"] = f"max-age={_YEAR}"
         self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
-    def completed(self, answer: RawHeaders, request: RawHeaders) -> list[tuple[bytes, bytes]]:
-        """Those of ``answer`` and what it lacks: what a route has set itself is kept."""
-        there = {name for name, _ in answer}
-        complete = [*answer, *[header for header in self._headers if header[0] not in there]]
-        if b"cache-control" not in there and any(name == b"authorization" for name, _ in request):
-            complete.append(_KEEP_NOTHING)
+    def completed(self, response: RawHeaders, request: RawHeaders) -> list[tuple[bytes, bytes]]:
+        """Return the headers of ``response`` with those that it lacks; a route's own headers win."""
+        own = {name for name, _ in response}
+        complete = [*response, *[header for header in self._headers if header[0] not in own]]
+        if b"cache-control" not in own and any(name == b"authorization" for name, _ in request):
+            complete.append(_NO_STORE)
         return complete
 
     def sent_with(self, send: Send, request: RawHeaders) -> Send:
@@ -69,31 +69,31 @@ class AnswerHeaders:
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, which refuses with a problem document instead of plain text.
+    """Starlette's middleware with problem documents for its refusals.
 
-    Credentials in the browser's sense (cookies, client certificates) are never allowed, as none are read: a script
-    that may ask shows its token itself. So even ``*`` lends no site the rights of a visitor.
+    It never allows credentials in the browser's sense (cookies, client certificates), as services read none: a
+    script sends its token itself. So not even ``*`` gives an origin the rights of a visitor.
     """
 
-    def __init__(self, app: ASGIApp, *, origins: Collection[str], headers: AnswerHeaders) -> None:
+    def __init__(self, app: ASGIApp, *, origins: Collection[str], headers: ResponseHeaders) -> None:
         self._headers = headers
         super().__init__(
             app,
             allow_origins=origins,
             allow_methods=_CORS_METHODS,
-            allow_headers=_CORS_SENT,
-            expose_headers=_CORS_SHOWN,
-            max_age=_CORS_REMEMBERED,
+            allow_headers=_CORS_REQUEST_HEADERS,
+            expose_headers=_CORS_RESPONSE_HEADERS,
+            max_age=_CORS_MAX_AGE,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        answer = super().preflight_response(request_headers)
-        if answer.status_code != 200:
-            refusal = origin_not_allowed(bytes(answer.body).decode())
+        response = super().preflight_response(request_headers)
+        if response.status_code != 200:
+            refusal = origin_not_allowed(bytes(response.body).decode())
             for name in ("access-control-allow-origin", "vary"):
-                if name in answer.headers:
-                    refusal.headers[name] = answer.headers[name]
-            answer = refusal
-        # It goes out without ever reaching what completes the others.
-        answer.raw_headers = self._headers.completed(answer.raw_headers, ())
-        return answer
+                if name in response.headers:
+                    refusal.headers[name] = response.headers[name]
+            response = refusal
+        # It does not pass ``RequestContext``, which completes the others.
+        response.raw_headers = self._headers.completed(response.raw_headers, ())
+        return response

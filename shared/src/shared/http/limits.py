@@ -1,291 +1,107 @@
-"""Limits of time and size on both sides of a request, so that no client holds a process by being slow.
+"""Limits on the requests of one process: how many run, how slow a body may be, how late a response may begin.
 
-``limited_server`` sees what comes before a request is known, and whether the answer is taken; ``RequestLimits``
-sees the body, the work and how many there are at once. A stream (progress, a download) may last: only its beginning
-is limited, and that somebody takes it.
+A stream (progress, a download) may last: only its beginning is limited. Slow connections, large heads and clients
+that do not read are the gateway's to cut off.
 """
 
 import asyncio
-import json
-import time
-from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.http.headers import DATA_POLICY
-from shared.http.problems import MEDIA_TYPE
-from shared.problems import problem_document
+from shared.http.problems import response_timeout, too_busy
 from shared.settings import Settings
 from shared.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-# For a client to see that it is refused.
-_LINGER = 1.0
+# Always answered: a busy process must be able to say that it lives.
+PROBES = ("/healthz/live", "/healthz/ready", "/metrics")
 
 
 class BodyTooSlow(HTTPException):
-    """Starlette's own kind, because FastAPI takes any other that is raised while it reads for a broken body."""
+    """Of Starlette's own type: FastAPI takes any other exception while it reads a body for a malformed body."""
 
     def __init__(self) -> None:
-        super().__init__(
-            408,
-            "The body came in too slowly, and the rest was not waited for. Send it again over a faster line.",
-        )
+        detail = "The body arrived too slowly. Send it again over a faster connection."
+        # The rest of the body would otherwise keep the connection.
+        super().__init__(408, detail, headers={"Connection": "close"})
 
 
-class UnderWay:
-    """One request, from its head to its answer."""
+class RequestLimits:
+    """Answer 503 above ``max_requests_at_once`` and after ``answer_timeout``, and 408 when the body is too slow."""
 
-    __slots__ = (
-        "_body_ends_at",
-        "_is_begun",
-        "_is_stopped",
-        "_is_whole",
-        "_limits",
-        "_receive",
-        "_task",
-        "answer_by",
-    )
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._in_flight = 0
 
-    def __init__(self, limits: "RequestLimits", receive: Receive, now: float) -> None:
-        self._limits = limits
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+        elif 0 < self._settings.max_requests_at_once <= self._in_flight:
+            await too_busy()(scope, receive, send)
+        else:
+            self._in_flight += 1
+            try:
+                await self._serve(scope, receive, send)
+            finally:
+                self._in_flight -= 1
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seconds = self._settings.answer_timeout
+        deadline = asyncio.timeout(seconds)
+        request = InFlightRequest(receive, send, deadline, self._settings)
+        try:
+            async with deadline:
+                await self._app(scope, request.receive, request.send)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            log.error("request.cut", reason="answer too late")
+            await response_timeout(seconds)(scope, receive, send)
+
+
+class InFlightRequest:
+    """The ``receive`` and ``send`` of one request. ``deadline`` holds until the response begins, except while the
+    client sends the body, which has ``body_timeout`` and a second more for each ``body_rate`` bytes."""
+
+    __slots__ = ("_body_due", "_deadline", "_has_begun", "_is_body_complete", "_receive", "_send", "_settings")
+
+    def __init__(self, receive: Receive, send: Send, deadline: asyncio.Timeout, settings: Settings) -> None:
         self._receive = receive
-        self._task = asyncio.current_task()
-        self._is_whole = self._is_begun = self._is_stopped = False
-        self._body_ends_at = now + limits.body_timeout
-        self.answer_by: float | None = now + limits.answer_timeout
+        self._send = send
+        self._deadline = deadline
+        self._settings = settings
+        self._body_due = 0.0
+        self._is_body_complete = False
+        self._has_begun = False
 
     async def receive(self) -> Message:
-        """The next of the body. Raises ``BodyTooSlow``."""
-        if self._is_whole:  # from here on it only waits for the client to leave
+        """Raise ``BodyTooSlow`` when the body is late."""
+        if self._is_body_complete:  # from here on it only waits for the client to leave
             return await self._receive()
-        # While the client sends, its own limit holds.
-        self.answer_by = None
+        loop = asyncio.get_running_loop()
+        self._body_due = self._body_due or loop.time() + self._settings.body_timeout
+        self._set_deadline(None)
         try:
-            async with asyncio.timeout(self._body_ends_at - time.perf_counter()):
+            async with asyncio.timeout_at(self._body_due):
                 message = await self._receive()
         except TimeoutError:
             log.info("request.cut", reason="body too slow")
             raise BodyTooSlow from None
-        self._is_whole = not message.get("more_body", False)
-        self._body_ends_at += len(message.get("body", b"")) / self._limits.body_rate
-        if not self._is_begun:
-            self.answer_by = time.perf_counter() + self._limits.answer_timeout
+        self._is_body_complete = not message.get("more_body", False)
+        self._body_due += len(message.get("body", b"")) / self._settings.body_rate
+        if not self._has_begun:
+            self._set_deadline(loop.time() + self._settings.answer_timeout)
         return message
 
-    def begins_its_answer(self) -> None:
-        self._is_begun = True
-        self.answer_by = None
+    async def send(self, message: Message) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._set_deadline(None)
+        await self._send(message)
 
-    def stop(self) -> None:
-        assert self._task is not None  # noqa: S101 - it is made within one
-        self._is_stopped = True
-        self.answer_by = None
-        self._task.cancel()
-
-    def was_stopped(self) -> bool:
-        """Whether it was cancelled for being late, and by nobody else."""
-        return self._is_stopped and self._task is not None and self._task.uncancel() == 0
-
-
-class RequestLimits:
-    """How many requests there are, and which of them are late.
-
-    One look at all of them now and then, because a timer of its own costs each request more than all else here.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.body_timeout = settings.body_timeout
-        self.body_rate = settings.body_rate
-        self.answer_timeout = settings.answer_timeout
-        self._at_once = settings.max_requests_at_once
-        self._under_way: set[UnderWay] = set()
-        self._next_look: asyncio.TimerHandle | None = None
-
-    def is_full(self) -> bool:
-        return 0 < self._at_once <= len(self._under_way)
-
-    def enter(self, receive: Receive, now: float) -> UnderWay:
-        """``now`` is of ``time.perf_counter``."""
-        request = UnderWay(self, receive, now)
-        self._under_way.add(request)
-        if self._next_look is None:
-            self._look_later()
-        return request
-
-    def leave(self, request: UnderWay) -> None:
-        self._under_way.discard(request)
-
-    def _look_later(self) -> None:
-        often_enough = min(1.0, self.answer_timeout / 10)
-        self._next_look = asyncio.get_running_loop().call_later(often_enough, self._look)
-
-    def _look(self) -> None:
-        now = time.perf_counter()
-        for request in self._under_way:
-            if request.answer_by is not None and request.answer_by < now:
-                request.stop()
-        self._next_look = None
-        if self._under_way:
-            self._look_later()
-
-
-def limited_server(settings: Settings) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol for its option ``http``, with the limits that it has not.
-
-    It waits for a first request, for the rest of a head and for the rest of a refused body as long as the client
-    likes, takes a head of any size, and keeps an answer as long as the client does not take it. What it can't read
-    it refuses in plain text; here that is a problem document too.
-    """
-
-    class LimitedProtocol(HttpToolsProtocol):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._watch: asyncio.TimerHandle | None = None
-            self._stall: asyncio.TimerHandle | None = None
-            self._is_refused = False
-            self._is_in_head = True
-            self._is_message_whole = True
-            self._head_size = 0
-            self._refusal: tuple[int, str, str, str] = _UNREADABLE
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._expect_within_limit()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_watch()
-            self.resume_writing()
-            super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            if self._is_refused:
-                return
-            if self._is_in_head:
-                # Before it is read: what a client sends without an end must not be gathered.
-                self._head_size += len(data)
-            super().data_received(data)
-            if self._is_in_head and self._head_size and not self._is_over():
-                if self._head_size > settings.max_head_size:
-                    self._refuse(_HEAD_TOO_LARGE)
-                elif self._watch is None:
-                    self._expect_within_limit()
-
-        def on_headers_complete(self) -> None:
-            # What came in one piece may be head and body: only then it is counted.
-            if self._head_size > settings.max_head_size and self._size_of_head() > settings.max_head_size:
-                self._refusal = _HEAD_TOO_LARGE
-                raise ValueError("the head is too large")
-            self._is_in_head = False
-            self._is_message_whole = False
-            self._stop_watch()
-            super().on_headers_complete()
-
-        def on_message_complete(self) -> None:
-            self._is_in_head = self._is_message_whole = True
-            self._head_size = 0
-            self._stop_watch()
-            super().on_message_complete()
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            if not self._is_message_whole and not self.transport.is_closing():
-                self._expect_within_limit()
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            if self._stall is None:
-                self._stall = self.loop.call_later(settings.stall_timeout, self._cut, "answer not taken")
-
-        def resume_writing(self) -> None:
-            if self._stall is not None:
-                self._stall.cancel()
-                self._stall = None
-            super().resume_writing()
-
-        def send_400_response(self, msg: str) -> None:
-            self._refuse(self._refusal)
-
-        def _expect_within_limit(self) -> None:
-            self._stop_watch()
-            self._watch = self.loop.call_later(settings.head_timeout, self._too_slow)
-
-        def _stop_watch(self) -> None:
-            if self._watch is not None:
-                self._watch.cancel()
-                self._watch = None
-
-        def _size_of_head(self) -> int:
-            return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-
-        def _is_over(self) -> bool:
-            return self._is_refused or self.transport.is_closing()
-
-        def _is_answering(self) -> bool:
-            return not getattr(self.cycle, "response_complete", True)
-
-        def _too_slow(self) -> None:
-            self._watch = None
-            if self._is_answering():  # the next request may wait for this answer
-                self._expect_within_limit()
-            elif self._is_in_head and self._head_size:
-                self._refuse(_HEAD_TOO_SLOW)
-            else:  # nobody has asked for anything, or the answer is there already
-                self.transport.close()
-
-        def _refuse(self, refusal: tuple[int, str, str, str]) -> None:
-            status = refusal[0]
-            log.info("request.cut", reason=refusal[1])
-            if self._is_answering():
-                if self._is_message_whole:
-                    # Another answer is on its way, and this would get into the middle of it.
-                    self._is_refused = True
-                    self.shutdown()
-                    return
-                if self.pipeline or self.cycle.response_started:
-                    self.transport.close()
-                    return
-                # What waits for the rest of this request is told that there is none, and says nothing more.
-                self.cycle.disconnected = True
-                self.cycle.message_event.set()
-            body = json.dumps(problem_document(*refusal)).encode()
-            lines = (
-                f"HTTP/1.1 {status} {refusal[2]}",
-                f"content-type: {MEDIA_TYPE}",
-                f"content-length: {len(body)}",
-                "cache-control: no-store",
-                f"content-security-policy: {DATA_POLICY}",
-                "x-content-type-options: nosniff",
-                "connection: close",
-            )
-            self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
-            # Closed at once, with bytes of the client's unread, it would be reset, and the client not see why.
-            self.transport.write_eof()
-            self._is_refused = True
-            self._stop_watch()
-            self._watch = self.loop.call_later(_LINGER, self.transport.close)
-
-        def _cut(self, reason: str) -> None:
-            self._stall = None
-            log.info("request.cut", reason=reason)
-            self.transport.abort()
-
-    return LimitedProtocol
-
-
-_UNREADABLE = (400, "bad-request", "The request can't be read", "This is not HTTP as it is taken here.")
-_HEAD_TOO_LARGE = (
-    431,
-    "head-too-large",
-    "The headers are too large",
-    "The request's line and headers are larger than is taken here. Send fewer of them, or a shorter token.",
-)
-_HEAD_TOO_SLOW = (
-    408,
-    "too-slow",
-    "The request came in too slowly",
-    "The headers did not come in time. Send it again.",
-)
+    def _set_deadline(self, when: float | None) -> None:
+        if not self._deadline.expired():
+            self._deadline.reschedule(when)

@@ -5,15 +5,9 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.http.headers import AnswerHeaders
-from shared.http.limits import RequestLimits
-from shared.http.problems import (
-    MEDIA_TYPE,
-    body_too_large,
-    internal_error,
-    response_timeout,
-    too_busy,
-)
+from shared.http.headers import ResponseHeaders
+from shared.http.limits import PROBES
+from shared.http.problems import MEDIA_TYPE, body_too_large, internal_error
 from shared.ids import new_id
 from shared.telemetry.logs import get_logger
 from shared.telemetry.metrics import http_seconds
@@ -25,76 +19,55 @@ _CONTEXT_HEADERS = {name.encode(): name for name in ("x-request-id", "traceparen
 
 
 class RequestContext:
-    """Binds request and trace ids to the logs, completes the answer's headers, measures, logs one line a request.
+    """Bind request and trace ids to the logs, complete the response headers, measure, and log each request.
 
-    It also answers for what did not: work that failed, took too long or was not begun. Starlette would do the first
-    outside of all middleware, where the answer would lack the request's id. Plain ASGI: Starlette's
-    BaseHTTPMiddleware breaks cancellation and streaming.
+    It also answers unexpected exceptions: Starlette would do so outside of all middleware, where the response would
+    lack the request id. It is plain ASGI, since Starlette's BaseHTTPMiddleware breaks cancellation and streaming.
     """
 
-    # Who asks these decides whether the process may go on: a busy one must say that it lives.
-    _QUIET = ("/healthz/live", "/healthz/ready", "/metrics")
-
-    def __init__(
-        self, app: ASGIApp, headers: AnswerHeaders, limits: RequestLimits, stopping: asyncio.Event
-    ) -> None:
+    def __init__(self, app: ASGIApp, headers: ResponseHeaders, stopping: asyncio.Event) -> None:
         self._app = app
         self._headers = headers
-        self._limits = limits
         self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["path"] in self._QUIET:
+        if scope["path"] in PROBES:
             await self._app(scope, receive, self._headers.sent_with(send, scope["headers"]))
             return
-        # This is on the way of every request, hence the thrift here and below: few headers are looked at, none is
-        # parsed twice.
+        # Every request pays for this: headers are read once, and only those that are needed.
         headers = {
             _CONTEXT_HEADERS[name]: value.decode("latin-1")
             for name, value in scope["headers"]
             if name in _CONTEXT_HEADERS
         }
-        scope.setdefault("state", {})
-        request_id = _clean(headers.get("x-request-id")) or str(new_id())
+        request_id = _safe(headers.get("x-request-id")) or str(new_id())
+        state = scope.setdefault("state", {})
         started = time.perf_counter()
         status = 0
-        is_full = self._limits.is_full()
-        under_way = self._limits.enter(receive, started)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                under_way.begins_its_answer()
-                answer = [header for header in message["headers"] if header[0] != b"x-request-id"]
-                answer.append((b"x-request-id", request_id.encode()))
-                if self._stopping.is_set():  # so that the client's next request finds another process
-                    answer.append((b"connection", b"close"))
-                message["headers"] = self._headers.completed(answer, scope["headers"])
+                own = [header for header in message["headers"] if header[0] != b"x-request-id"]
+                own.append((b"x-request-id", request_id.encode()))
+                if self._stopping.is_set():  # the client's next request must find another process
+                    own.append((b"connection", b"close"))
+                message["headers"] = self._headers.completed(own, scope["headers"])
             await send(message)
 
         with continued_trace(headers, scope["method"], SpanKind.SERVER, request_id=request_id) as span:
             try:
-                if is_full:
-                    await too_busy()(scope, receive, send_with_id)
-                else:
-                    await self._app(scope, under_way.receive, send_with_id)
-            except asyncio.CancelledError:
-                if status or not under_way.was_stopped():
-                    raise
-                log.error("request.cut", reason="answer too late")
-                await response_timeout(self._limits.answer_timeout)(scope, receive, send_with_id)
+                await self._app(scope, receive, send_with_id)
             except Exception:
                 if not status:
-                    await internal_error(is_committed=scope["state"].get("is_committed", False))(
-                        scope, receive, send_with_id
-                    )
+                    response = internal_error(is_committed="is_committed" in state)
+                    await response(scope, receive, send_with_id)
                 raise
             finally:
-                self._limits.leave(under_way)
                 status = status or 500
                 seconds = time.perf_counter() - started
                 route = getattr(scope.get("route"), "path", "unmatched")
@@ -125,8 +98,8 @@ def _describe(span: Span, scope: Scope, route: str, status: int) -> None:
         span.set_status(StatusCode.ERROR)
 
 
-class SizeRefusals:
-    """Puts a problem document in the place of the plain text with which Starlette refuses a body's size."""
+class TooLargeAsProblem:
+    """Replace the plain text with which Starlette refuses a large body by a problem document."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -148,8 +121,8 @@ class SizeRefusals:
         await self._app(scope, receive, send_problem)
 
 
-def _clean(request_id: str | None) -> str | None:
-    """A caller's request id, if it is safe to write into logs and headers."""
+def _safe(request_id: str | None) -> str | None:
+    """The caller's request id if it may be written into logs and headers."""
     if request_id and len(request_id) <= 64 and request_id.replace("-", "").isalnum() and request_id.isascii():
         return request_id
     return None
