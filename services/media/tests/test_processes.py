@@ -77,10 +77,10 @@ async def test_an_image_passes_through_api_messenger_and_worker_which_stop_clean
         assert image["state"] == "ready", image
         assert image["saved_bytes"] == len(content) - image["variants"][0]["size"]
 
-        async with httpx.AsyncClient(base_url=api.url) as anybody:
-            fetched = await anybody.get(image["variants"][0]["url"].removeprefix(GATEWAY))
+        async with httpx.AsyncClient(base_url=api.url) as public:
+            fetched = await public.get(image["variants"][0]["url"].removeprefix(GATEWAY))
             assert Picture.open(io.BytesIO(fetched.content)).size == (889, 500)
-            head = await anybody.head(image["variants"][0]["url"].removeprefix(GATEWAY))
+            head = await public.head(image["variants"][0]["url"].removeprefix(GATEWAY))
             assert (head.headers["Content-Length"], head.content) == (str(len(fetched.content)), b"")
             too_large = await client.post("/v1/images", files={"file": ("a.png", bytes(20 << 20))})
             assert too_large.json()["code"] == "image-file-too-large"
@@ -171,12 +171,12 @@ async def test_a_killed_master_ends_its_worker(environment: dict[str, str], tmp_
 
 
 async def test_a_worker_whose_port_is_taken_ends_with_an_error(environment: dict[str, str], tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, (tmp_path / "log").open("wb") as output:
+    with socket.create_server(("127.0.0.1", 0)) as occupied, (tmp_path / "log").open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "media.worker",
-            env={**os.environ, **environment, "HEALTH_PORT": str(taken.getsockname()[1])},
+            env={**os.environ, **environment, "HEALTH_PORT": str(occupied.getsockname()[1])},
             stdout=output,
             stderr=output,
         )

@@ -21,6 +21,17 @@ def test_links_of_the_older_key_work_until_it_is_removed() -> None:
         verify_link(new, "a.zip", signed(old))
 
 
+def test_links_of_shipped_releases_stay_valid() -> None:
+    query = (
+        "expires=1099511627776&filename=Gr%C3%BC%C3%9Fe.zip&type=application%2Fzip&key=eae2e508&"
+        "signature=bf819dfa4d11349ad9de56110631100cad86897321b0b561c4f8a8eacc9e34c7"
+    )
+    keys = SigningKeys.parse(NEW)
+    assert verify_link(keys, "a.zip", dict(parse_qsl(query))) == ("Grüße.zip", "application/zip")
+    link = sign_link(keys, "a.zip", expires_at=1 << 40, filename="Grüße.zip", content_type="application/zip")
+    assert link == query
+
+
 def test_a_link_is_verified_before_its_expiry() -> None:
     keys = SigningKeys.parse(NEW)
     with pytest.raises(LinkExpired):

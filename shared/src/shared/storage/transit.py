@@ -72,8 +72,8 @@ async def discard(sessions: Sessions, storage: Storage, key: str) -> None:
     Waits for a transaction that is about to commit, as that holds the key's row lock.
     """
     async with sessions.begin() as session:
-        taken = delete(FILES_IN_TRANSIT).where(FILES_IN_TRANSIT.c.key == key).returning(FILES_IN_TRANSIT.c.key)
-        if await session.scalar(taken) is not None:
+        removed = delete(FILES_IN_TRANSIT).where(FILES_IN_TRANSIT.c.key == key).returning(FILES_IN_TRANSIT.c.key)
+        if await session.scalar(removed) is not None:
             await storage.delete(key)
             log.info("upload.discarded", key=key)
 

@@ -50,7 +50,7 @@ def run_within(memory: int, cpu_seconds: int, function: Callable[[*Args], T], ar
     # End at once, even inside a decoder's loop where Python's handlers do not run.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setsid()  # signals to the service's process group must not interrupt work that it finishes first
-    # The fork server is the parent; without it nobody would end this process.
+    # The fork server is the parent; without it nothing would end this process.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_service, daemon=True).start()
     os.environ.clear()  # the decoder needs no credentials
