@@ -14,11 +14,9 @@ import runpy
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 import aio_pika
 from sqlalchemy import text
@@ -107,11 +105,7 @@ def _change_receive(old: str, new: str) -> None:
 def _without_turns() -> None:
     """Handle messages of one aggregate concurrently."""
 
-    @asynccontextmanager
-    async def at_once(_: consumer.Consumer, __: UUID) -> AsyncIterator[None]:
-        yield
-
-    _put(consumer.Consumer, "_turn_of", at_once)
+    _put(consumer.Consumer, "_turn_of", lambda *_: asyncio.Lock())
 
 
 def _without_locks() -> None:
@@ -142,16 +136,16 @@ _timings: dict[str, float] = {}
 
 
 def _set_constant(assignment: str) -> None:
-    """Set a timing of the relay, ``relay.poll=1``, or a number of another module, ``consumer.ATTEMPTS=3``."""
+    """Set a timing of the relay, ``relay.poll=1``, or the attempts of the consumer, ``consumer.attempts=3``."""
     path, value = assignment.split("=")
     module_name, name = path.split(".")
     if module_name == "relay":
         _timings[name] = float(value)
         _put(messenger, "Relay", partial(relay.Relay, timings=relay.Timings(**_timings)))
-        return
-    module = importlib.import_module(f"shared.messaging.{module_name}")
-    kind = type(getattr(module, name))
-    _put(module, name, kind(value))
+    else:
+        retries = consumer.Retries(attempts=int(value))
+        assert (module_name, name) == ("consumer", "attempts"), path
+        _put(messenger, "Consumer", partial(consumer.Consumer, retries=retries))
 
 
 def _put(place: Any, name: str, value: Any) -> None:

@@ -26,7 +26,7 @@ SHORT = Scale(
         "relay__publish_window": 0.5,
         "relay__publish_timeout": 1.0,
         "relay__lock_patience": 2.5,
-        "consumer__ATTEMPTS": 3,
+        "consumer__attempts": 3,
     },
 )
 FULL = Scale(rate=50, calm=10.0, outage=60.0, restarts=10, haste={})

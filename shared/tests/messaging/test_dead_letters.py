@@ -30,7 +30,7 @@ from shared.database.provisioning import provision
 from shared.database.tables import new_metadata
 from shared.ids import new_id
 from shared.messaging.connection import connect
-from shared.messaging.consumer import ATTEMPTS, Consumer
+from shared.messaging.consumer import Consumer, Retries
 from shared.messaging.dead_letters import (
     PARK,
     TAKE,
@@ -54,6 +54,8 @@ from shared.messaging.topology import (
 from shared.settings import Settings
 from testkit.plugin import Databases, delete_queues, server
 from testkit.processes import until
+
+SOON = Retries(first_delay=0.001, database_delay=0.01)
 
 # What the first release puts into its queues of dead and parked letters.
 FAILURE_HEADERS = {
@@ -135,9 +137,9 @@ async def fail(_: AsyncSession, message: Painted, __: Envelope) -> None:
 async def consuming(settings: Settings, sessions: Sessions) -> AsyncIterator[None]:
     """Run a consumer whose handler always fails."""
     stopping = asyncio.Event()
-    task = asyncio.create_task(
-        Consumer(settings, sessions, [Subscription(Painted, fail, keep="every")]).run(stopping)
-    )
+    subscription = Subscription(Painted, fail, keep="every")
+    consumer = Consumer(settings, sessions, [subscription], retries=SOON, measure_every=0.05)
+    task = asyncio.create_task(consumer.run(stopping))
     try:
         async with asyncio.timeout(30):
             yield
@@ -145,13 +147,6 @@ async def consuming(settings: Settings, sessions: Sessions) -> AsyncIterator[Non
         stopping.set()
         async with asyncio.timeout(20):
             await task
-
-
-@pytest.fixture(autouse=True)
-def _without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.messaging.consumer.FIRST_RETRY_DELAY", 0.001)
-    monkeypatch.setattr("shared.messaging.consumer.DATABASE_RETRY_SECONDS", 0.01)
-    monkeypatch.setattr("shared.messaging.consumer.MEASURE_SECONDS", 0.05)
 
 
 async def rows(engine: AsyncEngine) -> list[Letter]:
@@ -200,7 +195,7 @@ async def test_a_message_that_always_fails_becomes_one_row_with_all_that_is_know
         "properties": {name: value for name, value in properties.items() if name != "headers"},
         "reason": "handler",
         "error": "RuntimeError: žluťoučký cannot be painted",
-        "attempts": ATTEMPTS,
+        "attempts": SOON.attempts,
         "traceparent": read["traceparent"],
         "parked_at": None,
     }

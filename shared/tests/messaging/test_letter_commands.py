@@ -25,7 +25,7 @@ from shared.database.engine import Sessions
 from shared.ids import new_id
 from shared.messaging.__main__ import Stopped, main, new_parser, run
 from shared.messaging.connection import connect
-from shared.messaging.consumer import Consumer
+from shared.messaging.consumer import Consumer, Retries
 from shared.messaging.dead_letters import CannotReplay, from_file_line, keep
 from shared.messaging.inbox import Subscription
 from shared.messaging.tables import DEAD_LETTERS
@@ -33,6 +33,8 @@ from shared.messaging.topology import EXCHANGE, declare_queue, queue_name
 from shared.settings import Settings
 from testkit.plugin import delete_queues
 from testkit.processes import until
+
+SOON = Retries(first_delay=0.001)
 
 
 class Painted(Message):
@@ -260,7 +262,7 @@ async def test_foreign_bodies_are_shown_without_harm(
 @asynccontextmanager
 async def consuming(settings: Settings, sessions: Sessions, subscription: Subscription[Any]) -> AsyncIterator[None]:
     stopping = asyncio.Event()
-    task = asyncio.create_task(Consumer(settings, sessions, [subscription]).run(stopping))
+    task = asyncio.create_task(Consumer(settings, sessions, [subscription], retries=SOON).run(stopping))
     try:
         async with asyncio.timeout(30):
             yield
@@ -271,9 +273,8 @@ async def consuming(settings: Settings, sessions: Sessions, subscription: Subscr
 
 
 async def test_a_replayed_message_is_handled_and_has_one_effect(
-    settings: Settings, engine: AsyncEngine, sessions: Sessions, bus: Bus, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, engine: AsyncEngine, sessions: Sessions, bus: Bus
 ) -> None:
-    monkeypatch.setattr("shared.messaging.consumer.FIRST_RETRY_DELAY", 0.001)
     is_fixed = False
     effects: list[UUID] = []
 

@@ -1,18 +1,18 @@
-"""Consumer: hands each message of the service's queue to its handler, with one effect however often it comes.
+"""Consumer: hand each message of the service's queue to its handler, with one effect however often it is delivered.
 
-The inbox row and the handler's effect are one transaction; the ack follows its commit. What fails is tried again
-with growing delay while the messages of its aggregate wait behind it, and ends among the dead letters. While the
-database is away nothing has failed: messages wait. What kills the process is counted by the broker, which gives
-up after ``DELIVERY_LIMIT`` deliveries.
+The ack follows the commit of inbox row and effect. A failed message is retried with growing delay, while later
+messages of its aggregate wait, and then becomes a dead letter. A failure counts only while the database answers. A
+message that kills the process is counted by the broker, which gives up after ``DELIVERY_LIMIT`` deliveries.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
@@ -42,33 +42,45 @@ log = get_logger(__name__)
 
 PREFETCH = 16
 RECONNECT_SECONDS = 1.0
-MEASURE_SECONDS = 15.0
-# 0.25 + 0.5 + … + 16 s: about half a minute until a message that always fails is a dead letter.
-ATTEMPTS = 8
-FIRST_RETRY_DELAY = 0.25
-DATABASE_RETRY_SECONDS = 1.0
 
 
-@dataclass
-class _Turn:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
+@dataclass(frozen=True)
+class Retries:
+    """The delay before the second attempt is ``first_delay`` seconds and doubles before each later one.
+
+    ``database_delay`` is the seconds between looks at an unavailable database.
+    """
+
+    attempts: int = 8
+    first_delay: float = 0.25
+    database_delay: float = 1.0
 
 
 class Consumer:
-    def __init__(self, settings: Settings, sessions: Sessions, subscriptions: Sequence[Subscription[Any]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sessions: Sessions,
+        subscriptions: Sequence[Subscription[Any]],
+        *,
+        retries: Retries | None = None,
+        measure_every: float = 15.0,
+    ) -> None:
+        """Raise ``ValueError`` for subscriptions that would lose messages to one another."""
         self._settings = settings
+        self._retries = retries or Retries()
+        self._measure_every = measure_every
         self._sessions = sessions
         self._subscriptions = by_message_type(subscriptions)
         self._stems = {name.rpartition(".v")[0] for name in self._subscriptions}
-        self._turns: dict[UUID, _Turn] = {}
+        self._turns = WeakValueDictionary[UUID, asyncio.Lock]()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         # One connection of the pool is left to the periodic tasks.
         self._transactions = asyncio.Semaphore(max(1, settings.database_pool_size - 1))
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Consumes until ``stopping`` is set, through outages of the broker; then finishes what has begun."""
+        """Consume until ``stopping`` is set, through outages of the broker. Then finish the messages in flight."""
         self._stopping = stopping
         CONSUMER_CONNECTED.labels(queue_name(self._settings.service)).set(0)
         while not stopping.is_set():
@@ -113,7 +125,7 @@ class Consumer:
         try:
             await self._receive(incoming)
         except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError) as error:
-            # The broker is gone and delivers again when it is back; the inbox absorbs what was committed.
+            # The broker will deliver the message again. If its effect was committed, the inbox absorbs it.
             log.warning("consumer.settle_failed", error=str(error), error_type=type(error).__name__)
         finally:
             self._in_flight.discard(task)
@@ -143,24 +155,17 @@ class Consumer:
                 async with self._turn_of(envelope.subject):
                     await self._handle(incoming, envelope, subscription)
 
-    @asynccontextmanager
-    async def _turn_of(self, subject: UUID) -> AsyncIterator[None]:
-        """Callbacks run side by side; this keeps the messages of one aggregate in their order."""
-        turn = self._turns.setdefault(subject, _Turn())
-        turn.users += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[subject]
+    def _turn_of(self, subject: UUID) -> asyncio.Lock:
+        """Return the lock that keeps the messages of one aggregate in order, as callbacks run concurrently."""
+        return self._turns.setdefault(subject, asyncio.Lock())
 
     async def _settle_unknown(self, incoming: AbstractIncomingMessage, envelope: Envelope) -> None:
         if envelope.type.rpartition(".v")[0] in self._stems:
-            # A version this release can't read is kept for the one that can.
+            # Kept for a release that knows this version.
             HANDLED.labels(envelope.type, "dead").inc()
-            await self._bury(incoming, "version-unknown", f"{envelope.type} is not read here.", attempts=1)
+            await self._bury(
+                incoming, "version-unknown", f"This release does not subscribe to {envelope.type}.", attempts=1
+            )
         else:
             HANDLED.labels(envelope.type, "unknown").inc()
             log.warning("message.type_unknown")
@@ -180,15 +185,15 @@ class Consumer:
                 get_current_span().record_exception(error)
                 if await self._database_answers():
                     log.error("message.failed", attempt=attempt, exc_info=error)
-                    if attempt == ATTEMPTS:
+                    if attempt == self._retries.attempts:
                         HANDLED.labels(envelope.type, "dead").inc()
                         await self._bury(incoming, "handler", f"{type(error).__name__}: {error}", attempts=attempt)
                         return
-                    await self._wait(FIRST_RETRY_DELAY * 2 ** (attempt - 1))
+                    await self._wait(self._retries.first_delay * 2 ** (attempt - 1))
                     attempt += 1
                 else:
                     log.warning("message.waits_for_database", error=str(error), error_type=type(error).__name__)
-                    await self._wait(DATABASE_RETRY_SECONDS)
+                    await self._wait(self._retries.database_delay)
                 if self._stopping.is_set():
                     await incoming.nack(requeue=True)
                     return
@@ -224,7 +229,7 @@ class Consumer:
                 return True
             except Exception as error:
                 log.warning("dead_letters.wait_for_database", error=str(error), error_type=type(error).__name__)
-            await self._wait(DATABASE_RETRY_SECONDS)
+            await self._wait(self._retries.database_delay)
             if self._stopping.is_set():
                 return False
 
@@ -242,7 +247,7 @@ class Consumer:
                 queue = await channel.declare_queue(queue_name(service), passive=True)
             WAITING.set(queue.declaration_result.message_count or 0)
             CONSUMERS.set(queue.declaration_result.consumer_count or 0)
-            await asyncio.sleep(MEASURE_SECONDS)
+            await asyncio.sleep(self._measure_every)
 
     async def _wait(self, seconds: float) -> None:
         with suppress(TimeoutError):

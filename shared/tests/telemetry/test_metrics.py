@@ -5,30 +5,23 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.auth.keys import JwksSource
 from shared.auth.outgoing import ServiceTokenAuth
-from shared.contracts.envelope import Envelope, Message
-from shared.database.engine import Sessions, new_engine
-from shared.messaging.connection import connect
-from shared.messaging.consumer import Consumer
-from shared.messaging.inbox import Subscription
-from shared.messaging.topology import queue_name
+from shared.database.engine import new_engine
 from shared.problems import Unavailable
 from shared.settings import Settings
 from shared.telemetry import metrics
 from shared.telemetry.metrics import TARGET_LABELS, http_seconds, measured_loop
 from shared.walltime import TZDATA_VERSION
-from testkit.plugin import TokenFactory, delete_queues
+from testkit.plugin import TokenFactory
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
 
 
 def ours() -> dict[str, MetricWrapperBase]:
@@ -146,33 +139,6 @@ async def test_a_pool_that_is_never_short_times_nobody(settings: Settings) -> No
             await connection.execute(text("SELECT 1"))
     assert value("rostrum_database_pool_wait_seconds_count") == waits
     await engine.dispose()
-
-
-async def test_a_messenger_says_whether_it_consumes_and_what_waits_in_its_queue(
-    sessions: Sessions, settings: Settings
-) -> None:
-    class PaintedV1(Message):
-        message_type: ClassVar[str] = f"{settings.service}.wall.painted.v1"
-
-    async def on_painted(_: AsyncSession, __: PaintedV1, ___: Envelope) -> None:
-        return None
-
-    def told() -> list[float | None]:
-        names = ("rostrum_consumers", "rostrum_messages_waiting")
-        connected = value("rostrum_consumer_connected", queue=queue_name(settings.service))
-        return [connected, *(value(name) for name in names)]
-
-    broker = await connect(settings, "test")
-    stopping = asyncio.Event()
-    consumer = asyncio.create_task(
-        Consumer(settings, sessions, [Subscription(PaintedV1, on_painted, keep="latest")]).run(stopping)
-    )
-    await eventually(lambda: told() == [1, 1, 0])
-    stopping.set()
-    await consumer
-    assert told()[0] == 0
-    await delete_queues(await broker.channel(), settings.service)
-    await broker.close()
 
 
 async def test_loads_of_the_issuers_keys_are_counted(tmp_path: Path, tokens: TokenFactory) -> None:
