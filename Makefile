@@ -135,9 +135,15 @@ format: $(STAMP) ## Format the code and apply automatic fixes
 types: $(STAMP) ## Check the types
 	@$(VENV)/mypy $(CODE)
 
+IMPORTS := .state/tools/imports
+
+$(IMPORTS)/.complete: uv.lock $(STAMP)
+	@UV_PROJECT_ENVIRONMENT=$(IMPORTS) $(UV) sync --frozen --only-group imports --quiet
+	@touch $@
+
 .PHONY: imports
-imports: $(STAMP) ## Check the import boundaries of services and shared
-	@$(VENV)/lint-imports
+imports: $(IMPORTS)/.complete ## Check the import boundaries of services and shared
+	@PYTHONPATH=$(subst $() ,:,$(wildcard shared/src shared/testkit/src services/*/src)) $(IMPORTS)/bin/lint-imports
 
 .PHONY: lock-check
 lock-check: $(STAMP) ## Check that uv.lock matches the pyproject files
