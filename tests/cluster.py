@@ -1,4 +1,4 @@
-"""A running cluster, as the journeys see it."""
+"""A running cluster, as the journeys use it."""
 
 import subprocess
 import sys
@@ -24,10 +24,10 @@ class Cluster:
             headers["Authorization"] = f"Bearer {token}"
         return httpx.Client(base_url=self.url, headers=headers, timeout=30)
 
-    def run(self, *verb: str) -> subprocess.CompletedProcess[str]:
-        """A verb of ``python -m deploy.local``."""
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of ``python -m deploy.local``."""
         return subprocess.run(
-            [sys.executable, "-m", "deploy.local", *verb],
+            [sys.executable, "-m", "deploy.local", *command],
             cwd=ROOT,
             env=self.environment,
             capture_output=True,

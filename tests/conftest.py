@@ -1,4 +1,4 @@
-"""Journeys: the whole cluster as processes, used through the gateway as its users use it."""
+"""Fixtures of the journeys: a whole cluster as processes, used through the gateway."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,16 +18,16 @@ SAMPLES = ROOT.parent / "shared" / "samples"
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     state = tmp_path_factory.mktemp("cluster")
-    outside = {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if name not in ("DATABASE_URL", "RABBITMQ_URL", "STORAGE_PLACE")
     }
     environment = {
-        **outside,
+        **inherited,
         "ROSTRUM_STATE": str(state),
         "GATEWAY_PORT": str(free_port()),
-        # The tests ask faster than any one client should.
+        # The tests send more requests than one client may.
         "RATE_LIMIT_AVERAGE": "10000",
         "RATE_LIMIT_BURST": "10000",
     }
@@ -68,7 +68,7 @@ def sample() -> Callable[[str], Path]:
     def path_of(name: str) -> Path:
         path = SAMPLES / name
         if not path.exists():
-            pytest.skip("the samples of real conferences are not beside this checkout")
+            pytest.skip("the samples of real conferences are not next to this checkout")
         return path
 
     return path_of

@@ -15,11 +15,11 @@ import alembic.config
 from alembic.script import ScriptDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 240
+TIMEOUT = 240
 
 
 class NoOldCode(Exception):
-    """Git cannot provide the old code; the message says why."""
+    """Git cannot provide the old code. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class OldCode:
     def run(self, tests: Sequence[str], *options: str, own_sources: bool = True) -> Outcome:
         """Run tests of the tree against the servers of this run.
 
-        ``own_sources=False`` leaves the tree's code out of the path, so that they test the checkout's.
+        With ``own_sources=False`` the tree's code is not on the path, so that they test the checkout's code.
         """
         report, log = self.tree / "report.json", self.tree / "log"
         report.unlink(missing_ok=True)
@@ -56,7 +56,7 @@ class OldCode:
         path = [self.tree, *shared, *sources]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         environment |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "WITNESS": str(report)}
-        # Plain asserts, because rewriting those of a new tree takes as long as some of the tests.
+        # Plain asserts, because rewriting the asserts of a new tree takes as long as some of the tests.
         plain = ("-p", "no:cacheprovider", "--assert=plain", "-q", "--tb=short")
         command = [sys.executable, "-m", "pytest", "-p", "witness", *plain]
         with log.open("wb") as output:
@@ -66,7 +66,7 @@ class OldCode:
                 env=environment,
                 stdout=output,
                 stderr=output,
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
                 check=False,
             )
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
@@ -92,10 +92,10 @@ def newest_migration(service: str) -> tuple[str, Path]:
 def code_before(revision: str, versions: Path, root: Path = ROOT) -> str:
     """Return the commit before the one that added the revision, or HEAD if none has.
 
-    It searches for the id, because the file may have been renamed. Raises ``NoOldCode``.
+    Search for the id, because the file may have been renamed. Raise ``NoOldCode`` if there is no such commit.
     """
     if _git(root, "rev-parse", "--show-prefix"):
-        raise NoOldCode("this folder is not a checkout of its own")
+        raise NoOldCode("this folder is not the root of a checkout")
     commits = _git(root, "log", "--format=%H", f"-S{revision}", "--", str(versions)).split()
     if not commits:
         return _git(root, "rev-parse", "HEAD")
@@ -103,12 +103,12 @@ def code_before(revision: str, versions: Path, root: Path = ROOT) -> str:
         return _git(root, "rev-parse", "--verify", f"{commits[-1]}^")
     except NoOldCode as error:
         raise NoOldCode(
-            f"the history begins with revision {revision}; `git fetch --unshallow` gets more"
+            f"the history begins with revision {revision}; `git fetch --unshallow` fetches the rest"
         ) from error
 
 
 def take_old_code(service: str, folder: Path) -> OldCode:
-    """Extract the old code into the folder, with the new migrations. Raises ``NoOldCode``."""
+    """Extract the old code into the folder, with the new migrations. Raise ``NoOldCode`` if there is none."""
     revision, file = newest_migration(service)
     commit = code_before(revision, file.parent)
     _extract(commit, folder)
@@ -122,21 +122,21 @@ def take_old_code(service: str, folder: Path) -> OldCode:
 
 
 def _extract(commit: str, folder: Path, *parts: Path) -> None:
-    # A zip, because Python 3.11 lacks the safe way to unpack a tar.
+    # A zip, because Python 3.11 cannot unpack a tar safely.
     command = ["git", "-C", str(ROOT), "archive", "--format=zip", "-1", commit, "--", *map(str, parts)]
     content = subprocess.run(command, env=_environment(), capture_output=True, check=True, timeout=60).stdout
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         archive.extractall(folder)
 
 
-def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
     try:
         done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError as error:
         raise NoOldCode("git is not installed") from error
     if done.returncode:
-        raise NoOldCode(done.stderr.strip() or f"git {words[0]} failed")
+        raise NoOldCode(done.stderr.strip() or f"git {arguments[0]} failed")
     return done.stdout.strip()
 
 

@@ -1,4 +1,4 @@
-"""Bad input gets a clear problem document that names what is wrong and the way out, and leaves nothing behind."""
+"""Invalid input is refused with a problem document that names the field, and nothing of it is stored."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def archive(event: Any = EVENT, **members: bytes) -> bytes:
     return file.getvalue()
 
 
-def climbing() -> bytes:
+def path_traversal() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as opened:
         opened.writestr("event", json.dumps(EVENT))
@@ -47,8 +47,8 @@ def climbing() -> bytes:
     return file.getvalue()
 
 
-def bomb() -> bytes:
-    """A member of 10 GB in 10 MB: deflated zeros, made from copies of one block as deflate allows."""
+def zip_bomb() -> bytes:
+    """Return a zip of 10 MB with a member of 10 GB: copies of one deflated block of zeros."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = compressor.compress(b"\0" * (100 << 20)) + compressor.flush(zlib.Z_FULL_FLUSH)
     size, copies = 100 << 20, 102
@@ -57,7 +57,7 @@ def bomb() -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("event", json.dumps(EVENT))
     body = bytearray(file.getvalue())
-    # A member appended by hand: the zipfile module would have to deflate all ten gigabytes.
+    # Append the member by hand: the zipfile module would have to deflate all ten gigabytes.
     directory_at = body.rindex(b"PK\x05\x06")
     central_at = struct.unpack_from("<I", body, directory_at + 16)[0]
     name, declared = b"sessions", min(size * copies, 0xFFFFFFFE)
@@ -75,7 +75,7 @@ def bomb() -> bytes:
 
 
 def huge_png() -> bytes:
-    """200 megapixels in some 30 KB, and whole."""
+    """Return a complete PNG of 200 megapixels in some 30 KB."""
     width, height = 20_000, 10_000
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -88,8 +88,8 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def left_behind(cluster: Cluster, client: httpx.Client) -> dict[str, Any]:
-    """All that an upload could leave: rows that the organizer can list, and files."""
+def stored(cluster: Cluster, client: httpx.Client) -> dict[str, Any]:
+    """Return what an upload could leave behind: the number of rows that the organizer can list, and files."""
     rows = {
         path: len(client.get(path, params={"limit": 200}).json()["items"])
         for path in ("/v1/events", "/v1/images", "/v1/imports")
@@ -104,19 +104,19 @@ def left_behind(cluster: Cluster, client: httpx.Client) -> dict[str, Any]:
         (lambda: b"this is not a zip", 422, "not-a-zip", "archive"),
         (lambda: archive(event=None, sessions=b"[]"), 422, "event-missing", "event"),
         (lambda: archive(sessions=b'[{"id": 1,]'), 422, "member-broken", "sessions"),
-        (climbing, 422, "unsafe-member-name", "../../evil"),
-        (bomb, 413, "archive-too-large", "sessions"),
+        (path_traversal, 422, "unsafe-member-name", "../../evil"),
+        (zip_bomb, 413, "archive-too-large", "sessions"),
         (lambda: archive({**EVENT, "timezone": "Europe/Atlantis"}), 422, "unknown-zone", "event"),
         (lambda: archive({**EVENT, "ends_at": "2031-04-01T09:00:00"}), 422, "ends-before-it-starts", "event"),
         (lambda: archive({**EVENT, "starts_at": "2031-03-30T02:30:00"}), 422, "time-in-gap", "event"),
     ],
-    ids=["not a zip", "no event", "broken json", "climbs out", "bomb", "zone", "end before start", "gap"],
+    ids=["not a zip", "no event", "broken json", "path traversal", "zip bomb", "zone", "end before start", "gap"],
 )
-def test_a_bad_archive_is_refused_when_it_is_uploaded(
+def test_an_invalid_archive_is_refused_on_upload(
     cluster: Cluster, make: Callable[[], bytes], status: int, code: str, field: str
 ) -> None:
     with cluster.client(f"bad-{code}") as client:
-        before = left_behind(cluster, client)
+        before = stored(cluster, client)
         started = time.monotonic()
         answer = client.post("/v1/imports", files={"file": ("archive.zip", make())})
         problem = answer.json()
@@ -124,7 +124,7 @@ def test_a_bad_archive_is_refused_when_it_is_uploaded(
         assert answer.headers["content-type"] == "application/problem+json"
         assert any(field in error["field"] for error in problem["errors"]), problem
         assert time.monotonic() - started < 20
-        assert left_behind(cluster, client) == before
+        assert stored(cluster, client) == before
 
 
 @pytest.mark.parametrize(
@@ -135,15 +135,17 @@ def test_a_bad_archive_is_refused_when_it_is_uploaded(
         (huge_png, (422,)),
         (lambda: b"\x89PNG\r\n\x1a\n" + bytes(12 << 20), (413,)),
     ],
-    ids=["svg", "no image", "200 megapixels", "too many bytes"],
+    ids=["svg", "not an image", "200 megapixels", "too many bytes"],
 )
-def test_a_bad_picture_is_refused(cluster: Cluster, make: Callable[[], bytes], status: tuple[int, ...]) -> None:
+def test_an_invalid_picture_is_refused(
+    cluster: Cluster, make: Callable[[], bytes], status: tuple[int, ...]
+) -> None:
     with cluster.client("bad-pictures") as client:
-        before = left_behind(cluster, client)
+        before = stored(cluster, client)
         answer = client.post("/v1/images", files={"file": ("a.png", make())})
         assert answer.status_code in status, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
-        assert left_behind(cluster, client) == before
+        assert stored(cluster, client) == before
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_a_bad_picture_is_refused(cluster: Cluster, make: Callable[[], bytes], s
         ({"unknown": 1}, "invalid", "unknown"),
     ],
 )
-def test_a_bad_event_is_refused_by_field(
+def test_an_invalid_event_is_refused_by_field(
     organizer: httpx.Client, fields: dict[str, Any], code: str, field: str
 ) -> None:
     body = {key: value for key, value in EVENT.items() if key != "id"} | fields
@@ -200,7 +202,7 @@ def tokens(cluster: Cluster) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["missing", "expired", "of another issuer", "of another key", "garbage"])
-def test_a_token_that_is_no_good_is_refused_everywhere(cluster: Cluster, kind: str) -> None:
+def test_an_invalid_token_is_refused_by_every_service(cluster: Cluster, kind: str) -> None:
     token = tokens(cluster)[kind]
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     event = "00000000-0000-7000-8000-000000000000"
@@ -218,14 +220,14 @@ def test_a_token_that_is_no_good_is_refused_everywhere(cluster: Cluster, kind: s
             assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_a_token_without_the_scope_is_told_which_one_it_lacks(cluster: Cluster) -> None:
+def test_a_refusal_names_the_missing_scope(cluster: Cluster) -> None:
     with cluster.client(scope="events:read") as client:
         answer = client.post("/v1/events", json={})
     assert (answer.status_code, answer.json()["code"]) == (403, "scope-missing")
     assert "events:write" in answer.json()["detail"]
 
 
-def test_the_archive_with_broken_json_of_a_real_conference_is_told_where(
+def test_broken_json_in_a_real_archive_is_refused_with_its_line(
     organizer: httpx.Client, sample: Callable[[str], Path]
 ) -> None:
     content = sample("FOSSASIASummit2011.zip").read_bytes()

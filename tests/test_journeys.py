@@ -1,4 +1,4 @@
-"""What a user can do with the whole of it, through the gateway."""
+"""Journeys of users across services, through the gateway."""
 
 import hashlib
 import io
@@ -24,14 +24,14 @@ OWN_ARCHIVE = Path(__file__).resolve().parents[1] / "deploy" / "local" / "demo-a
 
 
 def eventually(condition: Callable[[], Any], *, seconds: float = 30) -> Any:
-    """The condition's first true value. What goes through the bus is true a moment later, not at once."""
+    """Return the condition's first true value; changes that pass the bus become visible after a moment."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(0.05)
-    raise AssertionError("it did not become true")
+    raise AssertionError("the condition did not become true")
 
 
 def finished(client: httpx.Client, path: str) -> dict[str, Any]:
@@ -83,12 +83,12 @@ def png(size: tuple[int, int] = (64, 48)) -> bytes:
 
 
 def members(archive: bytes) -> dict[str, Any]:
-    """What an export says, without what must differ between two exports: ids, addresses, times of making."""
+    """Return the content of an archive's members by name."""
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         return {name: opened.read(name) for name in opened.namelist()}
 
 
-def test_the_demo_ends_well(cluster: Cluster) -> None:
+def test_the_demo_succeeds(cluster: Cluster) -> None:
     demo = cluster.run("demo")
     assert demo.returncode == 0, demo.stdout + demo.stderr
     for words in (
@@ -103,7 +103,7 @@ def test_the_demo_ends_well(cluster: Cluster) -> None:
         assert words in demo.stdout
 
 
-def test_the_demo_ends_well_with_the_archive_of_a_real_conference(
+def test_the_demo_succeeds_with_the_archive_of_a_real_conference(
     cluster: Cluster, sample: Callable[[str], Path]
 ) -> None:
     demo = cluster.run("demo", str(sample("FBF817.zip")))
@@ -111,7 +111,7 @@ def test_the_demo_ends_well_with_the_archive_of_a_real_conference(
     assert "63 sessions, " in demo.stdout
 
 
-def test_an_export_imported_again_gives_the_same_programme(organizer: httpx.Client) -> None:
+def test_an_imported_export_has_the_same_programme(organizer: httpx.Client) -> None:
     first = exported(organizer, imported(organizer, OWN_ARCHIVE.read_bytes())["event_id"])
     second = exported(organizer, imported(organizer, first)["event_id"])
     one, two = members(first), members(second)
@@ -122,7 +122,7 @@ def test_an_export_imported_again_gives_the_same_programme(organizer: httpx.Clie
     assert {key for key in event if event[key] != again.get(key)} <= {"identifier", "id"}
 
 
-def test_an_event_becomes_known_to_tickets_and_its_zone_moves_their_windows(
+def test_tickets_receive_an_event_and_a_new_zone_moves_their_sales_windows(
     organizer: httpx.Client, public: httpx.Client
 ) -> None:
     event = new_event(organizer)
@@ -140,7 +140,7 @@ def test_an_event_becomes_known_to_tickets_and_its_zone_moves_their_windows(
     )
     assert ticket.status_code == 201, ticket.text
     assert ticket.json()["sales_ends_at"] == "2031-05-01T09:00:00+02:00"
-    assert public.get(tickets).status_code == 404, "a draft's tickets are nobody's business"
+    assert public.get(tickets).status_code == 404, "tickets of a draft must not be public"
 
     organizer.post(f"/v1/events/{event['id']}/publish").raise_for_status()
     eventually(lambda: public.get(tickets).status_code == 200)
@@ -152,7 +152,7 @@ def test_an_event_becomes_known_to_tickets_and_its_zone_moves_their_windows(
     eventually(lambda: organizer.get(path).json()["sales_ends_at"] == "2031-05-01T09:00:00-04:00")
 
 
-def test_events_learns_the_addresses_of_imported_pictures(organizer: httpx.Client, public: httpx.Client) -> None:
+def test_speakers_get_the_addresses_of_imported_pictures(organizer: httpx.Client, public: httpx.Client) -> None:
     job = imported(organizer, OWN_ARCHIVE.read_bytes())
     path = f"/v1/events/{job['event_id']}/speakers"
 
@@ -167,7 +167,7 @@ def test_events_learns_the_addresses_of_imported_pictures(organizer: httpx.Clien
     assert "immutable" in picture.headers["cache-control"]
 
 
-def test_progress_is_pushed_until_the_end(organizer: httpx.Client) -> None:
+def test_progress_is_streamed_until_the_job_is_done(organizer: httpx.Client) -> None:
     answer = organizer.post("/v1/imports", files={"file": ("archive.zip", OWN_ARCHIVE.read_bytes())})
     states: list[str] = []
     with organizer.stream("GET", f"/v1/imports/{answer.json()['id']}/progress") as stream:
@@ -176,7 +176,7 @@ def test_progress_is_pushed_until_the_end(organizer: httpx.Client) -> None:
     assert states[-1] == "done"
 
 
-def test_a_killed_process_is_started_again(cluster: Cluster, organizer: httpx.Client) -> None:
+def test_a_killed_process_is_restarted(cluster: Cluster, organizer: httpx.Client) -> None:
     record = next(
         process
         for process in psutil.process_iter(["cmdline", "environ"])
@@ -186,23 +186,25 @@ def test_a_killed_process_is_started_again(cluster: Cluster, organizer: httpx.Cl
     )
     os.kill(record.pid, signal.SIGKILL)
     eventually(lambda: not psutil.pid_exists(record.pid) or record.status() == psutil.STATUS_ZOMBIE)
-    eventually(lambda: _answers(organizer))
+    eventually(lambda: _is_up(organizer))
 
 
-def _answers(client: httpx.Client) -> bool:
+def _is_up(client: httpx.Client) -> bool:
     try:
         return client.get("/v1/events").status_code == 200
     except httpx.HTTPError:
         return False
 
 
-def test_the_inner_paths_have_no_way_in_from_outside(public: httpx.Client, organizer: httpx.Client) -> None:
+def test_internal_paths_are_not_reachable_through_the_gateway(
+    public: httpx.Client, organizer: httpx.Client
+) -> None:
     for path in ("/metrics", "/healthz/ready", "/healthz/live", "/internal/programmes", "/openapi.json"):
         assert public.get(path).status_code == 404, path
         assert organizer.get(path).status_code == 404, path
 
 
-def test_one_docs_page_shows_all_four_services(public: httpx.Client) -> None:
+def test_one_docs_page_covers_all_four_services(public: httpx.Client) -> None:
     page = public.get("/docs")
     assert page.status_code == 200
     for name in ("events", "tickets", "media", "exports"):
@@ -211,7 +213,7 @@ def test_one_docs_page_shows_all_four_services(public: httpx.Client) -> None:
         assert any(path.startswith("/v1/") for path in schema["paths"])
 
 
-def test_what_is_another_organizers_can_not_be_found(organizer: httpx.Client, stranger: httpx.Client) -> None:
+def test_resources_of_another_organizer_are_not_found(organizer: httpx.Client, stranger: httpx.Client) -> None:
     event = new_event(organizer)
     image = organizer.post("/v1/images", files={"file": ("a.png", png())}).json()
     job = imported(organizer, OWN_ARCHIVE.read_bytes())

@@ -1,4 +1,4 @@
-"""What an operator sees of a cluster that works: Prometheus with our rules, the dashboard's queries, the logs."""
+"""Observability of a healthy cluster: Prometheus with our rules, the dashboard's queries, the logs."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from tests.cluster import Cluster
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
 
-# What only something that went wrong gives data to.
+# Panels that have data only after a failure.
 QUIET = {"Firing alerts"}
 
 
@@ -31,12 +31,12 @@ def eventually(condition: Callable[[], Any], *, seconds: float = 60) -> Any:
         if value := condition():
             return value
         time.sleep(0.2)
-    raise AssertionError("it did not become true")
+    raise AssertionError("the condition did not become true")
 
 
 @pytest.fixture(scope="module")
 def busy(cluster: Cluster) -> Cluster:
-    """The cluster after its main job: an archive in, pictures converted, tickets, an archive out."""
+    """Return the cluster after an import, conversions of pictures, ticket sales and an export."""
     demo = cluster.run("demo")
     assert demo.returncode == 0, demo.stdout + demo.stderr
     return cluster
@@ -50,28 +50,28 @@ def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
     configuration, port = folder / "prometheus.yml", free_port()
     configuration.write_text(yaml.safe_dump(local_configuration(running.ports, interval="1s")))
     try:
-        words = command(configuration, folder / "data", port)
+        arguments = command(configuration, folder / "data", port)
     except PrometheusMissing as reason:
         pytest.skip(str(reason))
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-                eventually(lambda: answers(client), seconds=30)
+                eventually(lambda: is_ready(client), seconds=30)
                 yield client
         finally:
             process.terminate()
             process.wait(30)
 
 
-def answers(client: httpx.Client) -> bool:
+def is_ready(client: httpx.Client) -> bool:
     try:
         return client.get("/-/ready").is_success
     except httpx.TransportError:
         return False
 
 
-def ask(client: httpx.Client, query: str) -> list[dict[str, Any]]:
+def query_prometheus(client: httpx.Client, query: str) -> list[dict[str, Any]]:
     answer = client.get("/api/v1/query", params={"query": query})
     assert answer.status_code == 200, f"{query}: {answer.text}"
     found: list[dict[str, Any]] = answer.json()["data"]["result"]
@@ -80,10 +80,10 @@ def ask(client: httpx.Client, query: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def watched(prometheus: httpx.Client, busy: Cluster) -> httpx.Client:
-    """Prometheus that has seen every process twice, before and after the work."""
-    eventually(lambda: len(ask(prometheus, 'count_over_time(up{role!=""}[1m]) >= 3')) == 10)
-    # Gauges of queues and jobs are taken every 15 seconds.
-    eventually(lambda: not ask(prometheus, "rostrum_outbox_unpublished_rows > 0 or rostrum_jobs > 0"))
+    """Return Prometheus after it scraped every process several times."""
+    eventually(lambda: len(query_prometheus(prometheus, 'count_over_time(up{role!=""}[1m]) >= 3')) == 10)
+    # Gauges of queues and jobs are updated every 15 seconds.
+    eventually(lambda: not query_prometheus(prometheus, "rostrum_outbox_unpublished_rows > 0 or rostrum_jobs > 0"))
     return prometheus
 
 
@@ -93,25 +93,27 @@ def test_every_process_answers_prometheus(watched: httpx.Client) -> None:
     assert len(targets) == 10
 
 
-def test_every_panel_of_the_dashboard_shows_something(watched: httpx.Client, cluster: Cluster) -> None:
+def test_every_panel_of_the_dashboard_has_data(watched: httpx.Client, cluster: Cluster) -> None:
     def empty() -> list[str]:
-        shown = [(title, query) for title, query in queries.dashboard_queries() if title not in QUIET]
-        return [f"{title}: {query}" for title, query in shown if not ask(watched, query)]
+        panels = [(title, query) for title, query in queries.dashboard_queries() if title not in QUIET]
+        return [f"{title}: {query}" for title, query in panels if not query_prometheus(watched, query)]
 
     if empty():
-        # A rate is of the last minute, and a busy machine may have taken longer to come here: the work once more.
+        # Rates cover the last minute, which may be over on a busy machine, so repeat the work.
         assert cluster.run("demo").returncode == 0
         eventually(lambda: not empty(), seconds=20)
     assert empty() == []
 
 
-def test_no_alert_fires_on_a_cluster_that_works(watched: httpx.Client) -> None:
+def test_no_alert_fires_on_a_healthy_cluster(watched: httpx.Client) -> None:
     rules = watched.get("/api/v1/rules").json()["data"]["groups"]
-    seen = {rule["name"]: rule for group in rules for rule in group["rules"]}
-    assert set(seen) == {alert["alert"] for alert in queries.alerts()}
-    assert {name: rule["lastError"] for name, rule in seen.items() if rule.get("lastError")} == {}
-    # Asked without the patience of `for`: pending would be a false alarm, too, on a machine that is slower yet.
-    firing = {alert["alert"]: found for alert in queries.alerts() if (found := ask(watched, alert["expr"]))}
+    loaded = {rule["name"]: rule for group in rules for rule in group["rules"]}
+    assert set(loaded) == {alert["alert"] for alert in queries.alerts()}
+    assert {name: rule["lastError"] for name, rule in loaded.items() if rule.get("lastError")} == {}
+    # The expressions alone, without `for`: an alert that is pending here could fire on a slower machine.
+    firing = {
+        alert["alert"]: found for alert in queries.alerts() if (found := query_prometheus(watched, alert["expr"]))
+    }
     # The tests' own work keeps two cores busy.
     for busy in ("EventLoopBlocked", "LatencyHigh", "DatabasePoolExhausted"):
         firing.pop(busy, None)
@@ -119,7 +121,7 @@ def test_no_alert_fires_on_a_cluster_that_works(watched: httpx.Client) -> None:
 
 
 def test_no_process_has_more_series_than_the_documentation_says(watched: httpx.Client) -> None:
-    series = ask(watched, "scrape_samples_post_metric_relabeling")
+    series = query_prometheus(watched, "scrape_samples_post_metric_relabeling")
     counts = {f"{item['metric']['service']}.{item['metric']['role']}": int(item["value"][1]) for item in series}
     assert len(counts) == 10
     assert max(counts.values()) < 500, counts
@@ -132,7 +134,7 @@ def lines_of(cluster: Cluster) -> list[str]:
     return (cluster.state / "logs" / "cluster.log").read_text(errors="replace").splitlines()
 
 
-# A token; a signed link, ours or of S3; the password of an address; what people wrote into their profiles.
+# Patterns of secrets and of personal data that must not be logged.
 SECRETS = {
     "a token": re.compile(r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}"),
     "a bearer header": re.compile(r"[Bb]earer [\w-]{20,}"),
@@ -155,11 +157,11 @@ def secrets_in(lines: list[str]) -> list[str]:
         '{"event": "speaker.stored", "email": "ada@example.org"}',
     ],
 )
-def test_a_line_that_tells_a_secret_is_found(line: str) -> None:
+def test_a_line_with_a_secret_is_found(line: str) -> None:
     assert secrets_in([line])
 
 
-def test_a_journey_leaves_no_secret_and_no_person_in_the_logs(busy: Cluster) -> None:
+def test_logs_contain_no_secrets_and_no_personal_data(busy: Cluster) -> None:
     speakers, talks = "Ada Confidential", "confidential-biography"
     with busy.client() as organizer, busy.client(None) as public:
         name = f"Logs {time.time_ns()}"
@@ -172,7 +174,7 @@ def test_a_journey_leaves_no_secret_and_no_person_in_the_logs(busy: Cluster) -> 
             "owner_description": talks,
         }
         event = organizer.post("/v1/events", json=body).raise_for_status().json()
-        # Refused bodies and addresses are told to the caller, not to the logs.
+        # Refused bodies and addresses are reported to the caller, not logged.
         assert organizer.post("/v1/events", json={**body, "ends_at": "ada@example.org"}).status_code == 422
         assert public.get("/v1/events", params={"cursor": "eyJhbGciOiJ9.eyJzdWIiOiJhIn0x"}).status_code == 422
         assert organizer.get("/v1/events", headers={"Authorization": "Bearer " + "x" * 30}).status_code == 401
@@ -190,16 +192,16 @@ def test_a_journey_leaves_no_secret_and_no_person_in_the_logs(busy: Cluster) -> 
     assert sum(event["id"] in line for line in lines) > 2  # the journey is in these logs
     assert secrets_in(lines) == []
     state = busy.state
-    kept = {
+    secrets = {
         name: value
         for name, value in json.loads((state / "secrets.json").read_text()).items()
         if isinstance(value, str)
     }
     tokens = {path.name: path.read_text().strip() for path in (state / "tokens").iterdir() if path.is_file()}
-    told = {"speaker": speakers, "biography": talks, "signature": signature, "name of the event": name}
-    for what, value in {**kept, **tokens, **told}.items():
+    personal = {"speaker": speakers, "biography": talks, "signature": signature, "name of the event": name}
+    for what, value in {**secrets, **tokens, **personal}.items():
         assert not any(value in line for line in lines), what
-    # People of the archive that the demo has imported.
+    # The speakers of the archive that the demo imported.
     for person in people(Path(__file__).resolve().parents[1] / "deploy" / "local" / "demo-archive.zip"):
         assert not any(person in line for line in lines), person
 

@@ -1,4 +1,4 @@
-"""SECURITY.md names a test for every promise; check that these tests exist."""
+"""SECURITY.md names a test for every promise, and these tests exist."""
 
 import ast
 import re
@@ -35,9 +35,9 @@ def test_every_promise_names_a_test(heading: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED)
-def test_a_test_that_is_named_exists_and_runs(path: str, name: str) -> None:
+def test_a_named_test_exists_and_is_not_skipped(path: str, name: str) -> None:
     found = functions_of(ROOT / path).get(name)
-    assert found is not None, f"{path} has no {name}: SECURITY.md must name the test that shows it"
+    assert found is not None, f"{path} has no {name}: SECURITY.md must name an existing test"
     assert isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef)
     decorators = " ".join(ast.unparse(each) for each in found.decorator_list)
     assert "skip" not in decorators
@@ -46,7 +46,7 @@ def test_a_test_that_is_named_exists_and_runs(path: str, name: str) -> None:
 
 def test_every_actor_is_described() -> None:
     described = set(re.findall(r"^\| \*\*([^*]+)\*\* \|", TEXT.split("## Actors")[1].split("\n## ")[0], re.M))
-    for who, *_ in rows("Access"):
-        actor = who.split(",")[0]
+    for description, *_ in rows("Access"):
+        actor = description.split(",")[0]
         known = actor in described or actor.startswith(("uploaded", "storage key", "a cache", "reader of"))
-        assert known or actor == "another user of the machine", who
+        assert known or actor == "another user of the machine", description

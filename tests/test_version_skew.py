@@ -1,7 +1,7 @@
-"""A roll-out: pods of the previous release must keep working on the schema of the new one.
+"""Roll-outs: pods of the previous release must work on the schema of the new one.
 
 For each service, the code from before its newest migration runs its tests marked ``main_path`` on today's schema.
-CONTRIBUTING.md, "Add a migration", says how to cut a change into steps that pass.
+"Add a migration" in CONTRIBUTING.md describes how to split a change into steps that pass.
 """
 
 import subprocess
@@ -17,13 +17,14 @@ from tests.old_code import ROOT, NoOldCode, OldCode, Outcome, code_before, newes
 SERVICES = ("events", "tickets", "media", "exports")
 
 BROKEN = """\
-The code from before revision {revision} (commit {commit}) fails with the schema that this revision makes.
-While a release is rolled out, pods of the release before run on it: expand now (add what may be empty or has a
-default), and contract in a later release, when no running code needs the old part. CONTRIBUTING.md says how.
-Broken: {tests}
+The code from before revision {revision} (commit {commit}) fails on the schema of this revision.
+While a release is rolled out, pods of the previous release run on it: expand now (add what may be empty or has a
+default), and contract in a later release, when no running code needs the old part. See "Add a migration" in
+CONTRIBUTING.md.
+Failed: {tests}
 {tail}"""
 
-# What a hurried rename would be.
+# A rename in one step, which must be found.
 RENAME = """
 from alembic import op
 revision = "breaks"
@@ -33,7 +34,7 @@ def upgrade():
 """
 
 
-ROTTEN = """
+OUTDATED = """
 import pytest
 
 @pytest.mark.main_path
@@ -51,24 +52,24 @@ def old_code(service: str, folder: Path) -> OldCode:
 
 
 def foreign_modules(old: OldCode, outcome: Outcome) -> list[Path]:
-    """Return the modules of ours that ran and are not part of the old code."""
+    """Return the loaded modules of Rostrum that are not part of the old code."""
     assert outcome.loaded, outcome.tail
     return [file for file in outcome.loaded if not file.is_relative_to(old.tree)]
 
 
 def broken_by_the_schema(old: OldCode, *options: str) -> tuple[list[str], str]:
-    """Return the old tests that fail on the new schema and pass on their own, and the end of the output."""
+    """Return the old tests that fail on the new schema only, and the end of the output."""
     outcome = old.run([str(old.tests)], "-m", "main_path", *options)
     assert not foreign_modules(old, outcome)
     if not outcome.failed:
         assert outcome.passed, f"no test ran:\n{outcome.tail}"
         return [], ""
-    # What fails on its own schema too has another cause, such as a changed package or a date in the past.
+    # A test that fails on its own schema too has another cause, such as a changed package or a date in the past.
     old.own_schema()
     unrelated = set(old.run(outcome.failed).failed)
     broken = [test for test in outcome.failed if test not in unrelated]
     if not broken and not outcome.passed:
-        pytest.skip(f"the code of commit {old.commit[:9]} does not run with today's packages:\n{outcome.tail}")
+        pytest.skip(f"the code of commit {old.commit[:9]} does not run with the current packages:\n{outcome.tail}")
     return broken, outcome.tail
 
 
@@ -98,34 +99,34 @@ def test_pods_of_the_previous_release_work_on_the_new_schema(service: str, check
 
 
 @pytest.mark.timeout(600)
-def test_a_revision_that_renames_what_old_pods_read_is_found_among_tests_that_fail_anyway(tmp_path: Path) -> None:
+def test_a_rename_of_a_column_that_old_pods_read_is_found_despite_unrelated_failures(tmp_path: Path) -> None:
     old = old_code("tickets", tmp_path)
     head, _ = newest_migration("tickets")
     (old.versions / "breaks.py").write_text(RENAME.format(head=head))
-    (old.tests / "test_a_rotten.py").write_text(ROTTEN)
+    (old.tests / "test_an_outdated.py").write_text(OUTDATED)
     broken, tail = broken_by_the_schema(old, "--maxfail=2")
     assert broken
-    assert not any("rotten" in test for test in broken)
+    assert not any("outdated" in test for test in broken)
     assert "timezone" in tail
 
 
-def test_a_run_with_the_code_of_today_is_noticed(tmp_path: Path) -> None:
+def test_a_run_that_loads_current_code_is_detected(tmp_path: Path) -> None:
     old = old_code("tickets", tmp_path)
     outcome = old.run([str(old.tests)], "--collect-only", own_sources=False)
     assert ROOT / "services/tickets/src/tickets/api.py" in foreign_modules(old, outcome)
 
 
 class History:
-    """A checkout with one migration, small enough to be had in every shape."""
+    """A small git checkout with one migration."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder
         self.versions = folder / "versions"
         self.versions.mkdir(parents=True)
 
-    def git(self, *words: str) -> str:
+    def git(self, *arguments: str) -> str:
         author = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
-        command = ["git", "-C", str(self.root), *author, *words]
+        command = ["git", "-C", str(self.root), *author, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     def commit(self, name: str, text: str) -> str:
@@ -146,23 +147,23 @@ def history(tmp_path: Path) -> History:
     return history
 
 
-def test_the_old_code_is_that_of_before_the_revision_whatever_came_since(history: History) -> None:
+def test_the_old_code_is_the_commit_before_the_revision_despite_later_changes(history: History) -> None:
     old = history.commit("code.py", "old")
     history.commit("versions/2.py", 'revision = "bbb2"\ndown_revision = "aaa1"')
     history.git("mv", "versions/2.py", "versions/2_with_a_better_name.py")
     history.commit("code.py", "new")
-    history.commit("versions/2_with_a_better_name.py", 'revision = "bbb2"\ndown_revision = "aaa1"\n# a remark')
+    history.commit("versions/2_with_a_better_name.py", 'revision = "bbb2"\ndown_revision = "aaa1"\n# a comment')
     assert history.before("bbb2") == old
 
 
-def test_the_old_code_is_the_last_commit_while_the_revision_is_not_committed(history: History) -> None:
+def test_the_old_code_is_the_last_commit_until_the_revision_is_committed(history: History) -> None:
     (history.versions / "2.py").write_text('revision = "bbb2"')
     assert history.before("bbb2") == history.git("rev-parse", "HEAD")
     history.git("add", "--all")
     assert history.before("bbb2") == history.git("rev-parse", "HEAD")
 
 
-def test_without_the_history_there_is_no_old_code_and_the_reason_is_told(history: History, tmp_path: Path) -> None:
+def test_a_missing_history_is_reported_with_the_reason(history: History, tmp_path: Path) -> None:
     with pytest.raises(NoOldCode, match="history begins with revision aaa1"):
         history.before("aaa1")
 
@@ -176,5 +177,5 @@ def test_without_the_history_there_is_no_old_code_and_the_reason_is_told(history
         unpacked.before("bbb2")
 
     within_another = History(history.root / "unpacked")
-    with pytest.raises(NoOldCode, match="not a checkout of its own"):
+    with pytest.raises(NoOldCode, match="not the root of a checkout"):
         within_another.before("bbb2")

@@ -1,4 +1,4 @@
-"""pytest plugin for a run in another process: reports its outcome and imported modules in the file ``WITNESS``."""
+"""pytest plugin for a run in another process: write its outcome and imported modules to the file ``WITNESS``."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Jobs of no service, for tests of what all jobs have in common."""
+"""Jobs that belong to no service, for tests of what all jobs share."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -26,7 +26,7 @@ async def read_job(sessions: Sessions, job_class: type[JobColumns], job_id: UUID
 
 
 async def expire(sessions: Sessions, job_class: type[JobColumns], *job_ids: UUID) -> None:
-    """Let the leases of these jobs and the patience with their triggers end, as time does after a crash."""
+    """Move the leases and triggers of these jobs into the past, as if time had passed after a crash."""
     past = func.clock_timestamp() - timedelta(minutes=10)
     async with sessions.begin() as session:
         await session.execute(

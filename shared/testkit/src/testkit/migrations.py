@@ -1,6 +1,6 @@
-"""Finds revisions that running code can't bear: while a release is rolled out, old pods work on the new schema.
+"""Find revisions that break running code: while a release is rolled out, old pods work on the new schema.
 
-What counts is what a revision does to the schema, read before and after it, so hand-written SQL counts as well.
+Compare the schema before and after each revision, so that hand-written SQL counts as well.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from shared.database.engine import asyncpg_dsn
 from shared.settings import Settings
 
 REFUSAL = """\
-Revision {revision} ({file}) can break code that is running:
+Revision {revision} ({file}) can break running code:
 {contractions}
-While a release is rolled out, pods of the release before work on this schema. Do it in steps over releases:
-"Add a migration" in CONTRIBUTING.md. Once no running code minds any more, say why in the revision:
+While a release is rolled out, pods of the previous release work on this schema. Spread the change over releases
+("Add a migration" in CONTRIBUTING.md). If no running code is affected, say why in the revision:
   contracts = "why no running code needs it any more"\
 """
 
@@ -33,7 +33,7 @@ WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', '
   AND c.relname <> 'alembic_version'
 """
 
-# Checked or not for the rows that are there, a rule holds for those to come: so NOT VALID makes no difference.
+# A NOT VALID rule still applies to new rows, so it counts like a validated one.
 RULES = """
 SELECT c.relname AS table, k.conname AS name, k.contype IN ('p', 'u', 'x') AS is_unique,
        regexp_replace(pg_get_constraintdef(k.oid), ' NOT VALID$', '') AS definition
@@ -61,7 +61,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Rule:
-    """A constraint, or an index that is unique."""
+    """A constraint or a unique index."""
 
     name: str
     definition: str
@@ -78,7 +78,7 @@ Schema = dict[str, Table]
 
 
 async def read_schema(connection: asyncpg.Connection, name: str) -> Schema:
-    """Tables and views of the schema, without Alembic's own."""
+    """Return the tables and views of the schema, without Alembic's own."""
     schema: Schema = {}
     for row in await connection.fetch(COLUMNS, name):
         table = schema.setdefault(row["table"], Table())
@@ -90,22 +90,20 @@ async def read_schema(connection: asyncpg.Connection, name: str) -> Schema:
 
 
 def contractions(before: Schema, after: Schema) -> list[str]:
-    """What code that was written for ``before`` may fail at on ``after``. New tables are free."""
+    """Return the changes from ``before`` to ``after`` that can break code written for ``before``."""
     found: list[str] = []
     for name, old in sorted(before.items()):
         if name not in after:
-            found.append(f"{name} is gone, dropped or renamed")
+            found.append(f"{name} was dropped or renamed")
             continue
         new = after[name]
-        found += [
-            f"{name}.{column} is gone, dropped or renamed" for column in old.columns.keys() - new.columns.keys()
-        ]
+        found += [f"{name}.{column} was dropped or renamed" for column in old.columns.keys() - new.columns.keys()]
         for column, now in new.columns.items():
             found += [f"{name}.{column} {what}" for what in _narrowed(old.columns.get(column), now)]
         found += [f"{name} has the new rule {rule.name}: {rule.definition}" for rule in new.rules - old.rules]
         # ON CONFLICT fails without the unique index that it names.
         lost = [rule for rule in old.rules - new.rules if rule.is_unique]
-        found += [f"{name} has lost {rule.name}: {rule.definition}" for rule in lost]
+        found += [f"{name} no longer has {rule.name}: {rule.definition}" for rule in lost]
     return sorted(found)
 
 
@@ -114,19 +112,19 @@ def _narrowed(old: Column | None, new: Column) -> list[str]:
         return ["is new and NOT NULL without a default"] if new.required and not new.filled else []
     found = []
     if new.type != old.type:
-        # Also a wider one: each open connection fails once, as the statements that it has prepared are void.
-        found.append(f"was {old.type} and is {new.type}")
+        # A wider type too: each open connection fails once, because its prepared statements become invalid.
+        found.append(f"changes its type from {old.type} to {new.type}")
     if new.required and not old.required:
-        found.append("is NOT NULL now")
+        found.append("becomes NOT NULL")
     if old.filled and not new.filled:
-        found.append("has lost its default")
+        found.append("no longer has a default")
     return found
 
 
 async def upgrade_in_steps(config: alembic.config.Config) -> None:
-    """Upgrades to the head. Raises ``ContractingRevision`` after the first revision that running code can't bear.
+    """Upgrade to the head, and raise ``ContractingRevision`` after the first revision that breaks running code.
 
-    Needs ``config.attributes["settings"]``.
+    Requires ``config.attributes["settings"]``.
     """
     settings: Settings = config.attributes["settings"]
     connection = await asyncpg.connect(asyncpg_dsn(settings.database_url.get_secret_value()))

@@ -55,7 +55,10 @@ def pytest_configure() -> None:
 
 @dataclass(frozen=True)
 class ServiceUnderTest:
-    """What the plugin needs of a service. ``root`` is the folder of ``alembic.ini``, ``extra`` more settings."""
+    """The parts of a service that the plugin uses.
+
+    ``root`` is the folder of ``alembic.ini``; ``extra`` adds settings to the tests' defaults.
+    """
 
     settings: type[Settings]
     create_app: Callable[[Any], FastAPI]
@@ -223,7 +226,7 @@ class RecordedMessage:
 
 
 class RecordedOutbox:
-    """What the code under test wrote to its outbox, in sequence; nothing is published."""
+    """The messages and jobs that the code under test added to its outbox, in sequence. Nothing is published."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -285,7 +288,7 @@ def new_settings(service: ServiceUnderTest, tokens: TokenFactory, tmp_path: Path
             "token_issuer": ISSUER,
             "token_audience": AUDIENCE,
             "public_url": "http://gateway.test",
-            "rabbitmq_url": SecretStr(os.environ.get("TEST_RABBITMQ_URL", "amqp://nobody.test/")),
+            "rabbitmq_url": SecretStr(os.environ.get("TEST_RABBITMQ_URL", "amqp://broker.test/")),
             "storage_folder": tmp_path / "storage",
             "storage_signing_key": SecretStr(SIGNING_KEY),
         }
@@ -355,7 +358,7 @@ async def live(service: ServiceUnderTest, new_settings: NewSettings, databases: 
 
 @asynccontextmanager
 async def _client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    # raise_app_exceptions off: a test sees the 500 that a user would see.
+    # With raise_app_exceptions off, a test gets the 500 that a user would get.
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
         yield client
@@ -363,6 +366,6 @@ async def _client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the developer's environment from deciding how tests go."""
+    """Keep the developer's environment out of the tests."""
     for name in ("DATABASE_URL", "RABBITMQ_URL", "STORAGE_PLACE", "JWKS_URL", "TOKEN_ISSUER", "TOKEN_AUDIENCE"):
         monkeypatch.delenv(name, raising=False)

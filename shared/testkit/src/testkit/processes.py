@@ -1,4 +1,4 @@
-"""pytest plugin: the roles of a service as real processes on real servers, under a service name of their own."""
+"""pytest plugin: run the roles of a service as real processes on real servers, under a unique service name."""
 
 import asyncio
 import os
@@ -111,7 +111,7 @@ def _is_alive(process: psutil.Process) -> bool:
 async def environment(
     service: ServiceUnderTest, databases: Databases, tokens: TokenFactory, tmp_path: Path
 ) -> AsyncIterator[dict[str, str]]:
-    """Settings of the service under a name of its own, so that its role, schema and queues are nobody else's."""
+    """Yield settings of the service under a unique name, so that its role, schema and queues are its own."""
     name = f"{service.name}_{uuid4().hex[:8]}"
     admin_url = server("TEST_DATABASE_URL")
     empty = make_url(await databases.empty("processes"))
@@ -131,12 +131,12 @@ async def environment(
         "PUBLIC_URL": GATEWAY,
         "STORAGE_FOLDER": str(tmp_path / "storage"),
         "STORAGE_SIGNING_KEY": SIGNING_KEY,
-        # The system's tz database: a process that does not choose the pinned one computes no time.
+        # The system's tz database: a process must choose the pinned one, or its time computations fail.
         "PYTHONTZPATH": "/usr/share/zoneinfo",
     }
     async with await aio_pika.connect(server("TEST_RABBITMQ_URL")) as broker:
         channel = await broker.channel()
-        jobs = f"{name}.jobs"  # with dramatiq's own for delays and dead letters
+        jobs = f"{name}.jobs"  # dramatiq adds queues for delays and dead letters
         await delete_queues(channel, name)
         for queue in (jobs, f"{jobs}.DQ", f"{jobs}.XQ"):
             await channel.queue_delete(queue)

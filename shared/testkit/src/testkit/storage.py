@@ -20,7 +20,7 @@ FILES_URL = "http://rostrum.test/v1/exports/files"
 
 @dataclass(frozen=True)
 class Place:
-    """A storage with keys of this test alone.
+    """A storage with keys that only this test uses.
 
     ``leftovers`` lists the keys stored under the prefix, and all unfinished uploads.
     """
@@ -54,7 +54,7 @@ def s3_settings(**other: object) -> StorageSettings:
 
 
 def s3_client() -> Any:
-    """Return boto's own client, as an async context manager, to see what is really stored."""
+    """Return boto's own client, as an async context manager, to read what is stored without our code."""
     settings = s3_settings()
     assert settings.s3_secret_access_key is not None
     return aioboto3.Session().client(
@@ -68,7 +68,7 @@ def s3_client() -> Any:
 
 @asynccontextmanager
 async def s3_bucket() -> AsyncIterator[str]:
-    """Yield the name of a new bucket, removed at the end. Share it: each takes volumes of the server's disk."""
+    """Yield the name of a new bucket, removed at the end. Share it: each allocates volumes on the server's disk."""
     bucket = f"rostrum-test-{uuid4().hex[:12]}"
     async with s3_client() as client:
         await client.create_bucket(Bucket=bucket)
