@@ -39,7 +39,7 @@ class Clock:
 
 
 class Issuer:
-    """A real HTTP server that answers every request with the bytes it is told to."""
+    """An HTTP server that answers every request with given bytes."""
 
     def __init__(self) -> None:
         self.body = b""

@@ -33,7 +33,7 @@ async def drill(stage: Stage, record_property: Callable[[str, object], None]) ->
     drill = Drill(stage, scale_of_this_run(), lambda report: record_property("drill", report.row()))
     yield drill
     if drill.last_report is None or "stuck" in drill.last_report.kinds:
-        for role in stage.roles.values():  # shown when the test has failed
+        for role in stage.roles.values():  # pytest prints it when the test has failed
             print(f"{role.part}\n{role.log_tail()}\n")
         await stage.repair()
         await stage.cast()

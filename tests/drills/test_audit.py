@@ -18,7 +18,7 @@ GOOD = Collected(
     bus=FACTS,
     effects=FACTS,
 )
-STRANGER = Fact(UUID(int=99), EVENT, 4, "nobody's")
+STRANGER = Fact(UUID(int=99), EVENT, 4, "unknown")
 
 
 def test_a_history_in_order_has_no_findings() -> None:

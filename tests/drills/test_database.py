@@ -1,4 +1,4 @@
-"""PostgreSQL restarts or dies under load: the api says so, and nothing that it accepted is lost or told twice."""
+"""PostgreSQL restarts or dies under load: the api reports it, and loses or duplicates nothing that it accepted."""
 
 from tests.drills.drill import Drill, Report
 from tests.drills.stage import LEDGER, MESSENGER

@@ -26,7 +26,7 @@ async def test_without_the_inbox_it_would_have_more_than_one(drill: Drill) -> No
 
 
 async def deliver_three_times(drill: Drill, ledger: Part) -> Report:
-    """Once by the messenger, and then two more times at once, while writes go on."""
+    """Deliver every message by the messenger, then two more times concurrently, while writes go on."""
     await drill.begin(MESSENGER, ledger)
 
     async def deliver_again() -> None:

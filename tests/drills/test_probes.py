@@ -1,6 +1,6 @@
-"""What every role says of itself when a server is away: it lives, and is not ready where it can't do its work.
+"""Probes while a server is unavailable: every role stays live, and is not ready if it cannot do its work.
 
-A role that is called dead is restarted, which mends no database, and takes away what it still could do.
+A role that is not live is restarted, which repairs no database and stops the work that it can still do.
 """
 
 import asyncio
@@ -38,9 +38,9 @@ async def test_without_the_database_every_role_lives_says_why_it_is_not_ready_an
 ) -> None:
     await stage.database.stop()
     await within(20, lambda: all_say(roles, 503))
-    for status, told in await readiness(roles):
+    for status, body in await readiness(roles):
         assert status == 503
-        assert "database" in told["failed"]
+        assert "database" in body["failed"]
     await live_through(roles, scale_of_this_run().outage)
     await stage.database.start()
     await within(30, lambda: all_say(roles, 200))

@@ -25,7 +25,7 @@ class FieldError:
 
 
 class Problem(Exception):
-    """The base of all refusals. ``detail`` tells the API's user what is wrong and what to do.
+    """The base of all refusals. ``detail`` says what is wrong, the rule and the way out.
 
     ``field`` names the input field or archive member. ``extensions`` are members of that field's error if there is
     one, else of the document.

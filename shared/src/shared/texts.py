@@ -1,4 +1,4 @@
-"""Text from outside that can be stored and sent: what PostgreSQL and UTF-8 refuse is refused at the door."""
+"""Validation of text from outside: refuse what PostgreSQL and UTF-8 cannot store."""
 
 import math
 from typing import TypeAlias
@@ -9,9 +9,9 @@ _NUL = "\0"
 
 
 def storable(text: str) -> str:
-    """The text itself. Raises ``ValueError`` for NUL and for halves of surrogate pairs, which JSON can spell."""
+    """Return the text. Raise ``ValueError`` for NUL and lone surrogates, which JSON can contain."""
     if _NUL in text:
-        raise ValueError("has a NUL character (\\u0000), which can't be stored; leave it out")
+        raise ValueError("has a NUL character (\\u0000), which cannot be stored; leave it out")
     if not text.isascii():
         try:
             text.encode()
@@ -27,7 +27,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 
 def storable_json(value: JsonValue, path: Path = ()) -> JsonValue:
-    """The value itself. Raises ``ValueError`` that names the place of a text or number that can't be stored."""
+    """Return the value. Raise ``ValueError`` with the path of a text or number that cannot be stored."""
     try:
         match value:
             case str():

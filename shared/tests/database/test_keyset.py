@@ -52,7 +52,7 @@ async def talks(databases: Databases) -> AsyncIterator[AsyncSession]:
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with AsyncSession(engine) as session:
-        # Several talks share a start, a title and a place, so that only the id tells them apart; starts differ by
+        # Several talks share a start, a title and a place, so that only the id distinguishes them; starts differ by
         # single microseconds, which a cursor must not round.
         session.add_all(
             Talk(

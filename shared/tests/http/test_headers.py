@@ -135,15 +135,15 @@ def preflight(origin: str, method: str = "PATCH", headers: str = "authorization,
     }
 
 
-def told(answer: httpx.Response) -> dict[str, str]:
+def cors_headers(answer: httpx.Response) -> dict[str, str]:
     return {name: value for name, value in answer.headers.items() if name.startswith("access-control-")}
 
 
 async def test_no_site_may_ask_unless_it_is_named(client: httpx.AsyncClient) -> None:
-    assert not told(await client.get("/wall", headers={"Origin": SITE}))
+    assert not cors_headers(await client.get("/wall", headers={"Origin": SITE}))
     refused = await client.options("/wall", headers=preflight(SITE))
     assert refused.status_code == 405
-    assert not told(refused)
+    assert not cors_headers(refused)
 
 
 async def test_a_named_site_may_ask_and_read_what_it_needs() -> None:
@@ -158,8 +158,8 @@ async def test_a_named_site_may_ask_and_read_what_it_needs() -> None:
             assert answer.status_code == status
             assert answer.headers["access-control-allow-origin"] == SITE
             assert answer.headers["vary"] == "Origin"
-            shown = answer.headers["access-control-expose-headers"].split(", ")
-            assert shown == ["ETag", "Link", "Location", "Retry-After", "X-Request-ID"]
+            exposed = answer.headers["access-control-expose-headers"].split(", ")
+            assert exposed == ["ETag", "Link", "Location", "Retry-After", "X-Request-ID"]
             assert "access-control-allow-credentials" not in answer.headers
 
 

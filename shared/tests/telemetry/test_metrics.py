@@ -1,4 +1,4 @@
-"""What Prometheus gets of a process, and that the documentation tells of it."""
+"""The metrics of a process, and their documentation."""
 
 import asyncio
 import re

@@ -1,7 +1,7 @@
 """What every message on the bus has in common: the payload's base class and the CloudEvents envelope.
 
 The body of an AMQP message is CloudEvents 1.0 structured JSON. A producer may add payload fields with defaults;
-anything else is a new class with the next version, sent beside the old one until nobody is bound to that.
+anything else is a new class with the next version, sent beside the old one while a queue is bound to that.
 """
 
 from datetime import datetime

@@ -48,7 +48,7 @@ def state(name: str) -> Callable[[Request], Awaitable[Any]]:
 SessionsDep = Annotated[Sessions, Depends(state("sessions"))]
 StorageDep = Annotated[Storage, Depends(state("storage"))]
 Stopping = Annotated[asyncio.Event, Depends(state("stopping"))]
-"""Set when the process is told to stop: streams end then."""
+"""Set when the process shuts down, so that streams end."""
 
 
 async def _public_url(settings: Annotated[Settings, Depends(state("settings"))]) -> str:

@@ -143,9 +143,9 @@ IdempotentDep = Annotated[IdempotentRequest, Depends(_idempotent_request)]
 
 
 async def _take(session: AsyncSession, row: dict[str, str], request_hash: bytes) -> bool:
-    """True when the key is new or expired and now belongs to this transaction.
+    """Return whether the key is new or expired and now belongs to this transaction.
 
-    Waits for another transaction that has the key: the unique index lets nobody pass before that one ends.
+    Wait for another transaction that has the key, since the unique index blocks until that one ends.
     """
     new = {"request_hash": request_hash, "expires_at": func.clock_timestamp() + LIFETIME}
     statement = insert(IDEMPOTENCY_KEYS).values(**row, **new)

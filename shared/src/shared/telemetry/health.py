@@ -1,7 +1,7 @@
 """Probes and metrics. The api serves them beside its routes; messenger and worker on a port of their own.
 
-Live means: the event loop turns. Ready means: the service can do its work now; it falls while the database can't
-be reached and while the process drains.
+Live means that the event loop runs. Ready means that the service can do its work: it is not ready while the
+database is unreachable or while the process drains.
 """
 
 import asyncio

@@ -102,8 +102,10 @@ _exceptions = structlog.processors.ExceptionRenderer(
 
 
 class _Output:
-    """A file that can be written to however it is. A full disk or a reader that is gone fails the logs alone, not
-    the work they tell of; the standard library's handlers see to the same."""
+    """A file whose write errors are ignored, as by the handlers of the standard library.
+
+    A full disk or a closed pipe loses log lines, but does not fail the work that they describe.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

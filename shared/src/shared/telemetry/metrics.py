@@ -60,9 +60,9 @@ CONSUMER_CONNECTED = Gauge(
     "rostrum_consumer_connected", "1 while this messenger is a consumer of the queue, else 0.", ["queue"]
 )
 CONSUMERS = Gauge("rostrum_consumers", "Messengers that the broker hands out the service's messages to.")
-WAITING = Gauge("rostrum_messages_waiting", "Messages in the service's queue that nobody has taken yet.")
+WAITING = Gauge("rostrum_messages_waiting", "Messages in the service's queue that no messenger has received yet.")
 DEAD_LETTERS = Gauge("rostrum_dead_letters", "Messages in the service's dead-letter queue.")
-PARKED_LETTERS = Gauge("rostrum_parked_letters", "Dead letters that an operator has put aside.")
+PARKED_LETTERS = Gauge("rostrum_parked_letters", "Dead letters that an operator has parked.")
 
 JOB_SECONDS = Histogram(
     "rostrum_job_seconds",
@@ -98,7 +98,7 @@ for _result in ("loaded", "failed"):
 JWKS_LOADED_AT = Gauge("rostrum_jwks_loaded_timestamp_seconds", "When the issuer's keys were last loaded.")
 SERVICE_TOKEN_EXPIRES_AT = Gauge(
     "rostrum_service_token_expires_timestamp_seconds",
-    "When the token in SERVICE_TOKEN_FILE expires; 0 when it can't be read.",
+    "When the token in SERVICE_TOKEN_FILE expires; 0 when it cannot be read.",
     ["file"],
 )
 

@@ -7,5 +7,5 @@ _ALIASES = {"hawaii-aleutian": "Pacific/Honolulu"}
 
 
 def repaired_zone(name: str) -> str | None:
-    """Return the zone that an archive most likely means; ``None`` when it cannot be told."""
+    """Return the zone that an archive most likely means, or ``None`` if it is unknown."""
     return zone_spelled_like(name) or _ALIASES.get(name.strip().lower())

@@ -1,4 +1,4 @@
-"""Periodic task: delete the files of exports that nobody can download any more."""
+"""Periodic task: delete the files of exports that cannot be downloaded any more."""
 
 from exports.exports import repository
 from exports.settings import ExportsSettings

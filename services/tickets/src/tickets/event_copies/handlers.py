@@ -11,7 +11,7 @@ from tickets.tickets.service import reschedule_tickets
 async def on_event(session: AsyncSession, message: EventState, envelope: Envelope) -> None:
     """Copy the state, which each message holds whole.
 
-    A new zone moves the sales windows in the same transaction, so nobody sees the one without the other.
+    A new zone moves the sales windows in the same transaction, so no request reads one without the other.
     """
     if await repository.insert_copy(session, message, seq=envelope.aggregateseq):
         return

@@ -33,7 +33,7 @@ def update_copy(copy: EventCopy, state: EventState, *, seq: int) -> None:
 
 
 async def lock_copy(session: AsyncSession, event_id: UUID) -> EventCopy:
-    """Return the copy, locked until the transaction ends. An upsert could not tell which zone it replaced."""
+    """Return the copy, locked until the transaction ends. An upsert could not return the replaced zone."""
     copy = await _lock(session, EventCopy.event_id == event_id)
     assert copy is not None  # noqa: S101 - copies are never deleted
     return copy
