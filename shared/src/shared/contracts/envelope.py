@@ -1,7 +1,7 @@
-"""What every message on the bus has in common: the payload's base class and the CloudEvents envelope.
+"""The payload's base class of all messages on the bus, and the CloudEvents envelope.
 
 The body of an AMQP message is CloudEvents 1.0 structured JSON. A producer may add payload fields with defaults;
-anything else is a new class with the next version, sent beside the old one while a queue is bound to that.
+anything else is a new class with the next version, sent beside the old one while a queue is bound to the old one.
 """
 
 from datetime import datetime

@@ -122,7 +122,7 @@ def _price_errors(terms: Terms) -> list[FieldError]:
 
 
 def _size_errors(terms: Terms) -> list[FieldError]:
-    # max_per_order may exceed the quantity, since its default is 10. min_per_order may not: no order would be possible.
+    # max_per_order may exceed the quantity, since its default is 10. min_per_order may not: no order would fit.
     errors = []
     minimum = terms.min_per_order
     if terms.max_per_order < minimum:
