@@ -5,7 +5,8 @@ from functools import partial
 
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
-from shared.jobs.worker import new_worker_broker, run_worker
+from shared.jobs.master import run_worker
+from shared.jobs.worker import new_worker_broker
 from tests.drills.workshop import ACTOR, QUEUE, WorkshopSettings, open_resources, set_up, work
 
 

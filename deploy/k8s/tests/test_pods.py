@@ -108,7 +108,7 @@ def test_a_pod_has_time_to_terminate(workload: Workload) -> None:
         batch = relay.publish_window + relay.publish_timeout + relay.statement_timeout
         assert grace >= max(serving / 2, batch) + 10
     else:
-        source = (ROOT / "shared" / "src" / "shared" / "jobs" / "worker.py").read_text()
+        source = (ROOT / "shared" / "src" / "shared" / "jobs" / "master.py").read_text()
         [milliseconds] = re.findall(r'"--worker-shutdown-timeout", "(\d+)"', source)
         assert grace >= int(milliseconds) / 1000 + 10
 

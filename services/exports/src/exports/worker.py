@@ -1,30 +1,10 @@
 """Role 3: run imports and exports."""
 
 import sys
-from functools import partial
 
-from dramatiq.brokers.rabbitmq import RabbitmqBroker
-
-from exports.exports.tasks import run_export
-from exports.imports.tasks import run_import
-from exports.jobs import RUN_EXPORT, RUN_IMPORT
-from exports.resources import open_resources
-from exports.settings import ExportsSettings
-from shared.jobs.rows import job_queue
-from shared.jobs.worker import new_worker_broker, run_worker
+from shared.jobs.master import run_worker
 
 JOBS_AT_ONCE = 4
 
-
-def create_broker() -> RabbitmqBroker:
-    settings = ExportsSettings()
-    return new_worker_broker(
-        settings,
-        partial(open_resources, settings),
-        {RUN_IMPORT: run_import, RUN_EXPORT: run_export},
-        queue=job_queue(settings),
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(run_worker("exports.worker:create_broker", threads=JOBS_AT_ONCE))
+    sys.exit(run_worker("exports.broker:create_broker", threads=JOBS_AT_ONCE))

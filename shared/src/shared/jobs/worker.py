@@ -18,8 +18,6 @@ from uuid import UUID
 import dramatiq
 from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
-from dramatiq.cli import main as run_dramatiq
-from dramatiq.cli import make_argument_parser
 from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, TimeLimit
 from dramatiq.worker import Worker
 from opentelemetry.trace import SpanKind, StatusCode
@@ -177,12 +175,3 @@ def _as_actor(name: str, task: Task[R], resources: "_Resources[R]") -> Callable[
                 log.info("job.attempted", result=result, seconds=round(seconds, 3))
 
     return run
-
-
-def run_worker(create_broker: str, *, threads: int) -> int:
-    """Run dramatiq with the broker of ``create_broker`` (``module:function``), ``threads`` jobs at once."""
-    arguments = make_argument_parser().parse_args(  # type: ignore[no-untyped-call]
-        [create_broker, "--processes", "1", "--threads", str(threads), "--worker-shutdown-timeout", "60000"]
-    )
-    code: int = run_dramatiq(arguments)  # type: ignore[no-untyped-call]
-    return code
