@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 from sqlalchemy import text
 
-from shared.auth.keys import JwksSource
+from shared.auth.keys import JwksClient
 from shared.auth.outgoing import ServiceTokenAuth
 from shared.database.engine import new_engine
 from shared.problems import Unavailable
@@ -148,9 +148,9 @@ async def test_loads_of_the_issuers_keys_are_counted(tmp_path: Path, tokens: Tok
     file = tmp_path / "keys.json"
     before = loads()
     with pytest.raises(Unavailable):
-        await JwksSource(file.as_uri()).key("any")
+        await JwksClient(file.as_uri()).key("any")
     assert loads() == [before[0], before[1] + 1]
-    await JwksSource(tokens.jwks_url).key("any")
+    await JwksClient(tokens.jwks_url).key("any")
     assert loads()[0] == before[0] + 1
     assert time.time() - (value("rostrum_jwks_loaded_timestamp_seconds") or 0) < 60
 

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from shared.auth.access import requires
+from shared.auth.access import Requires
 from shared.auth.verify import OrganizerPrincipal
 
-ImportWriter = Annotated[OrganizerPrincipal, Depends(requires("imports:write"))]
-ExportReader = Annotated[OrganizerPrincipal, Depends(requires("exports:read"))]
-ExportWriter = Annotated[OrganizerPrincipal, Depends(requires("exports:write"))]
+ImportWriter = Annotated[OrganizerPrincipal, Depends(Requires("imports:write"))]
+ExportReader = Annotated[OrganizerPrincipal, Depends(Requires("exports:read"))]
+ExportWriter = Annotated[OrganizerPrincipal, Depends(Requires("exports:write"))]

@@ -1,7 +1,7 @@
-"""What a route declares of its access: ``requires(scope)``, ``PUBLIC`` or ``service_only()``.
+"""What a route declares of its access: ``Requires(scope)``, ``PUBLIC`` or ``SERVICE_ONLY``.
 
-``declared_access`` lists them all. They find the verifier at ``app.state.token_verifier``.
-Identity never comes from a gateway's header, only from a token that this service has verified.
+Each is a dependency that reads the verifier at ``app.state.token_verifier``. Identity comes only from a token that
+this service has verified, never from a header of the gateway.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,6 +19,8 @@ from starlette.requests import HTTPConnection
 from shared.auth.verify import INTERNAL_SCOPE, OrganizerPrincipal, Principal, TokenVerifier, Unauthenticated
 from shared.problems import Problem
 
+UNDECLARED = "undeclared"
+
 
 class ScopeMissing(Problem):
     status = 403
@@ -33,30 +35,15 @@ class ScopeMissing(Problem):
         )
 
 
-async def _verified(connection: HTTPConnection, *, needed: bool) -> Principal | None:
-    shown = connection.headers.getlist("Authorization")
-    if not shown:
-        if needed:
-            raise Unauthenticated(
-                "There is no token. Send one in the header `Authorization: Bearer …`.", token_was_shown=False
-            )
-        return None
-    scheme, token = get_authorization_scheme_param(shown[0])
-    if len(shown) > 1 or scheme.lower() != "bearer" or not token:
+async def _principal_of(connection: HTTPConnection) -> Principal:
+    sent = connection.headers.getlist("Authorization")
+    if not sent:
+        raise Unauthenticated("The token is missing. Send it as `Authorization: Bearer …`.", token_was_sent=False)
+    scheme, token = get_authorization_scheme_param(sent[0])
+    if len(sent) > 1 or scheme.lower() != "bearer" or not token:
         raise Unauthenticated("Send one `Authorization` header with one bearer token: `Authorization: Bearer …`.")
     verifier: TokenVerifier = connection.app.state.token_verifier
     return await verifier.verify(token)
-
-
-async def _verified_principal(connection: HTTPConnection) -> Principal:
-    principal = await _verified(connection, needed=True)
-    assert principal is not None  # noqa: S101 - `needed`
-    return principal
-
-
-async def optional_principal(request: HTTPConnection) -> Principal | None:
-    """``None`` when no ``Authorization`` header was sent; a token that was sent must be good."""
-    return await _verified(request, needed=False)
 
 
 _BEARER = HTTPBearerModel(
@@ -66,7 +53,7 @@ _BEARER = HTTPBearerModel(
 
 @dataclass(frozen=True)
 class Requires(SecurityBase):
-    """Gives the ``OrganizerPrincipal`` of a token that has this scope."""
+    """Return the ``OrganizerPrincipal`` of a token that has this scope."""
 
     scope: str
 
@@ -74,60 +61,52 @@ class Requires(SecurityBase):
     scheme_name = "token"
 
     async def __call__(self, connection: HTTPConnection) -> OrganizerPrincipal:
-        principal = await _verified_principal(connection)
+        principal = await _principal_of(connection)
         if not principal.has(self.scope):
             raise ScopeMissing(self.scope)
         if principal.organizer is None:
-            raise Unauthenticated("The token names no organizer: get one that has an `org` claim.")
+            raise Unauthenticated("The token names no organizer. Get one with the claim `org`.")
         return OrganizerPrincipal(principal.subject, principal.organizer, principal.scopes)
 
 
 @dataclass(frozen=True)
 class ServiceOnly(SecurityBase):
-    """Gives the ``Principal`` of another service of Rostrum; everybody else is refused."""
+    """Return the ``Principal`` of another service of Rostrum, and refuse everyone else."""
 
     model = _BEARER
     scheme_name = "token"
 
     async def __call__(self, connection: HTTPConnection) -> Principal:
-        principal = await _verified_principal(connection)
+        principal = await _principal_of(connection)
         if not principal.is_service:
-            raise ScopeMissing(INTERNAL_SCOPE, "Only services of Rostrum may use this path, with their own tokens.")
+            raise ScopeMissing(INTERNAL_SCOPE, "This path is for services of Rostrum with tokens of their own.")
         return principal
 
 
 @dataclass(frozen=True)
 class Public:
-    """Gives the ``Principal`` when a token was sent and ``None`` when not: open to everybody."""
+    """Return the ``Principal`` of the token, or ``None`` without one. A token that is sent must be valid."""
 
     async def __call__(self, connection: HTTPConnection) -> Principal | None:
-        return await optional_principal(connection)
+        return await _principal_of(connection) if "Authorization" in connection.headers else None
 
 
+SERVICE_ONLY = ServiceOnly()
 PUBLIC = Public()
-UNDECLARED = "undeclared"
-
-
-def requires(scope: str) -> Requires:
-    return Requires(scope)
-
-
-def service_only() -> ServiceOnly:
-    return ServiceOnly()
 
 
 def organizer(scope: str) -> Callable[[OrganizerPrincipal], Awaitable[str]]:
-    """A dependency that gives the organizer of a token that has this scope."""
+    """Return a dependency that returns the organizer of a token with this scope."""
 
-    # A coroutine, although it waits for nothing: FastAPI runs plain functions in a thread.
-    async def organizer_of(principal: Annotated[OrganizerPrincipal, Depends(requires(scope))]) -> str:
+    # A coroutine, since FastAPI runs plain functions in a thread.
+    async def organizer_of(principal: Annotated[OrganizerPrincipal, Depends(Requires(scope))]) -> str:
         return principal.organizer
 
     return organizer_of
 
 
 def reader(scope: str) -> Callable[[Principal | None], Awaitable[str | None]]:
-    """A dependency of public routes that gives the organizer who may see drafts, ``None`` for the public."""
+    """Return a dependency of public routes: the organizer who may read drafts, ``None`` for the public."""
 
     async def reader_of(principal: Annotated[Principal | None, Depends(PUBLIC)]) -> str | None:
         return principal.organizer if principal is not None and principal.has(scope) else None
@@ -136,10 +115,10 @@ def reader(scope: str) -> Callable[[Principal | None], Awaitable[str | None]]:
 
 
 def declared_access(app: FastAPI) -> dict[tuple[str, str], str]:
-    """What each route asks for, by method and path: a scope, ``public``, ``internal`` or ``UNDECLARED``.
+    """Return what each route declares, by method and path: a scope, ``public``, ``internal`` or ``UNDECLARED``.
 
-    Several declarations on one route are joined by spaces. Mounts and WebSockets have the method ``*``; FastAPI's
-    own pages (``/openapi.json``, ``/docs``) are left out.
+    Several declarations of one route are joined by spaces. Mounts and WebSockets have the method ``*``; FastAPI's
+    own pages are left out.
     """
     own_pages = {app.openapi_url, app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url}
     access: dict[tuple[str, str], str] = {}
@@ -161,7 +140,5 @@ def _declarations(dependant: Dependant) -> set[str]:
         case ServiceOnly():
             found.add(INTERNAL_SCOPE)
         case Public():
-            found.add("public")
-        case call if call is optional_principal:
             found.add("public")
     return found.union(*(_declarations(nested) for nested in dependant.dependencies))

@@ -1,8 +1,7 @@
-"""Calls to other services: this service's own token."""
+"""This service's own token for calls to other services."""
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import httpx
@@ -17,55 +16,42 @@ log = get_logger(__name__)
 
 
 class ServiceTokenUnreadable(Unavailable):
-    """The file of ``SERVICE_TOKEN_FILE`` is missing, empty or not set: another service can't be called."""
+    """``SERVICE_TOKEN_FILE`` is not set, or its file is missing or holds no token."""
 
 
 class ServiceTokenAuth(httpx.Auth):
-    """Shows this service's own token to other services; for the ``auth`` of an ``httpx`` client.
+    """Send this service's own token to other services: the ``auth`` of an ``httpx`` client.
 
-    The file is looked at for every request, because what writes it (the local issuer, a Kubernetes projection)
-    replaces the token long before it expires; it is read again only when it changed.
+    Each request reads the file, since its writer (the local issuer, a Kubernetes projection) replaces the token
+    long before it expires.
     """
 
     def __init__(self, token_file: Path | None) -> None:
         self._file = token_file
-        self._read: tuple[tuple[int, int, int], str] | None = None
         if token_file is not None:
-            # Asked for at each scrape and not noted at each use: a service that calls nobody for hours would tell
-            # the end of a token that has long been replaced.
+            # Read at each scrape: after hours without a call, the last token sent is long replaced.
             SERVICE_TOKEN_EXPIRES_AT.labels(token_file.name).set_function(self._expires_at)
 
-    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self._token()}"
-        yield request
-
-    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        request.headers["Authorization"] = f"Bearer {await asyncio.to_thread(self._token)}"
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        try:
+            token = self._token()
+        except (OSError, ValueError) as error:
+            log.error("tokens.service_token_unreadable", file=str(self._file), error=str(error))
+            detail = "This service has no token for other services. Try again later."
+            raise ServiceTokenUnreadable(detail) from error
+        request.headers["Authorization"] = f"Bearer {token}"
         yield request
 
     def _token(self) -> str:
-        try:
-            return self._newest()
-        except (OSError, ValueError) as error:
-            log.error("tokens.service_token_unreadable", file=str(self._file), error=str(error))
-            raise ServiceTokenUnreadable(
-                "This service can't identify itself to the others at the moment."
-            ) from error
-
-    def _newest(self) -> str:
         if self._file is None:
             raise ValueError("SERVICE_TOKEN_FILE is not set")
-        facts = self._file.stat()
-        version = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
-        if self._read is None or self._read[0] != version:
-            token = self._file.read_text("ascii").strip()
-            if not COMPACT_JWS.match(token):
-                raise ValueError("the file does not hold a token")
-            self._read = (version, token)
-        return self._read[1]
+        token = self._file.read_text("ascii").strip()
+        if not COMPACT_JWS.match(token):
+            raise ValueError("the file does not hold a token")
+        return token
 
     def _expires_at(self) -> float:
         try:
-            return float(json.loads(urlsafe_b64decode(self._newest().split(".")[1].encode()))["exp"])
+            return float(json.loads(urlsafe_b64decode(self._token().split(".")[1].encode()))["exp"])
         except (OSError, ValueError, TypeError, KeyError):
             return 0.0

@@ -1,7 +1,7 @@
-"""Verifies OIDC access tokens (JWTs) against the issuer's keys.
+"""Verify OIDC access tokens (JWTs) against the issuer's keys.
 
-Accepted: a compact JWS of at most 8 KiB, signed with RS256 (RSA of 2048 bits or more) or Ed25519 (RFC 9864, or
-under its older name ``EdDSA``), with ``kid``, and ``typ`` absent, ``JWT`` or ``at+jwt`` (RFC 9068). The claims
+Accepted is a compact JWS of at most 8 KiB, signed with RS256 (RSA of 2048 bits or more) or Ed25519 (RFC 9864, or
+its older name ``EdDSA``), with ``kid``; ``typ`` may be absent, ``JWT`` or ``at+jwt`` (RFC 9068). The claims
 ``iss``, ``aud``, ``exp`` and ``sub`` are required, ``nbf`` is optional. Clocks may differ by 60 seconds.
 """
 
@@ -27,13 +27,11 @@ from joserfc.jws import JWSRegistry, deserialize_compact
 from joserfc.jwt import JWTClaimsRegistry
 from joserfc.util import urlsafe_b64decode
 
-from shared.auth.keys import JwksSource
+from shared.auth.keys import JwksClient
 from shared.problems import Problem
-from shared.telemetry.logs import get_logger
-
-log = get_logger(__name__)
 
 LEEWAY = 60
+CACHED_FOR = 60.0
 MAX_TOKEN_SIZE = 8 << 10
 
 INTERNAL_SCOPE = "internal"
@@ -44,7 +42,7 @@ _TOKEN_TYPES = {"jwt", "at+jwt", "application/at+jwt"}
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The subject of a verified token. ``organizer`` is the tenant whose data it may touch: the claim ``org``."""
+    """The subject of a verified token. ``organizer`` is the claim ``org``: the tenant whose data it may access."""
 
     subject: str
     organizer: str | None
@@ -70,13 +68,16 @@ class Unauthenticated(Problem):
     code = "unauthenticated"
     title = "Authentication required"
 
-    def __init__(self, detail: str, *, token_was_shown: bool = True) -> None:
-        challenge = 'Bearer error="invalid_token"' if token_was_shown else "Bearer"
+    def __init__(self, detail: str, *, token_was_sent: bool = True) -> None:
+        challenge = 'Bearer error="invalid_token"' if token_was_sent else "Bearer"
         super().__init__(detail, headers={"WWW-Authenticate": challenge})
 
 
 class _AcceptedSignatures(JWSRegistry):
-    """The allow-list of algorithms: no HMAC, no ``none``, nothing the library may add later."""
+    """The allowed algorithms by name: no HMAC, no ``none``, none that the library adds later.
+
+    ``EdDSA`` is mapped, as the library warns of that name, which issuers still use.
+    """
 
     max_header_length = 4096
     max_payload_length = MAX_TOKEN_SIZE
@@ -84,55 +85,59 @@ class _AcceptedSignatures(JWSRegistry):
 
     def get_alg(self, name: str) -> Any:
         if name not in self.names:
-            raise UnsupportedAlgorithmError(f"Algorithm of '{name}' is not accepted")
+            raise UnsupportedAlgorithmError(f"Algorithm '{name}' is not accepted")
         return self.algorithms[self.names[name]]
 
 
-# Unknown header parameters are ignored, as RFC 7515 says; `jku`, `x5u` and `jwk` are never followed by anybody.
+# RFC 7515 says to ignore unknown header parameters. Nothing follows `jku`, `x5u` and `jwk`.
 _signatures = _AcceptedSignatures(strict_check_header=False)
 
 
 class TokenVerifier:
-    """Checks tokens of one issuer for one audience.
+    """Verify tokens of one issuer for one audience.
 
-    A token that was found good is remembered for up to 60 seconds, never beyond its ``exp``, so that a busy caller
-    costs one signature check a minute; a key that the issuer withdraws therefore works for a minute longer.
+    A verified token is cached for 60 seconds, at most until its ``exp``, to save signature checks. So a key that
+    the issuer has withdrawn may work for a minute longer.
     """
 
-    remember_for = 60.0
-    remember_at_most = 4096
-
     def __init__(
-        self, issuer: str, audience: str, source: JwksSource, *, clock: Callable[[], float] = time.time
+        self,
+        issuer: str,
+        audience: str,
+        keys: JwksClient,
+        *,
+        cache_size: int = 4096,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuer = issuer
         self._audience = audience
-        self._source = source
+        self._keys = keys
+        self._cache_size = cache_size
         self._clock = clock
         self._verified: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
-        """Raises ``Unauthenticated`` saying why, or ``KeysUnavailable`` when no key could be had to check it."""
+        """Return the token's principal. Raises ``Unauthenticated`` and ``KeysUnavailable``."""
         if len(token) > MAX_TOKEN_SIZE:
             raise Unauthenticated(f"The token is longer than {MAX_TOKEN_SIZE} characters.")
         if not COMPACT_JWS.match(token):
             raise Unauthenticated("The token is not a signed JWT: three base64url parts joined by dots.")
         digest = hashlib.sha256(token.encode()).digest()
-        remembered = self._verified.get(digest)
-        if remembered is not None and self._clock() < remembered[1]:
+        cached = self._verified.get(digest)
+        if cached is not None and self._clock() < cached[1]:
             self._verified.move_to_end(digest)
-            return remembered[0]
+            return cached[0]
 
         claims = await self._claims(token)
         principal = _principal(claims)
-        self._verified[digest] = (principal, min(claims["exp"], self._clock() + self.remember_for))
+        self._verified[digest] = (principal, min(claims["exp"], self._clock() + CACHED_FOR))
         self._verified.move_to_end(digest)
-        if len(self._verified) > self.remember_at_most:
+        if len(self._verified) > self._cache_size:
             self._verified.popitem(last=False)
         return principal
 
     async def aclose(self) -> None:
-        await self._source.aclose()
+        await self._keys.aclose()
 
     async def _claims(self, token: str) -> dict[str, Any]:
         try:
@@ -141,22 +146,24 @@ class TokenVerifier:
             raise Unauthenticated("The token's header is not base64url.") from error
         algorithm, kid, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
         if not isinstance(algorithm, str) or algorithm not in _AcceptedSignatures.names:
-            raise Unauthenticated(f"The algorithm {_shown(algorithm)} is not accepted: sign with RS256 or Ed25519.")
+            raise Unauthenticated(
+                f"The algorithm {_quoted(algorithm)} is not accepted. Sign with RS256 or Ed25519."
+            )
         if not isinstance(kind, str) or kind.lower() not in _TOKEN_TYPES:
-            raise Unauthenticated(f"The token's type {_shown(kind)} is not that of an access token.")
+            raise Unauthenticated(f"The token's type {_quoted(kind)} is not that of an access token.")
         if "crit" in header:
-            raise Unauthenticated("The token has critical header parameters that are not understood here.")
+            raise Unauthenticated("The token has critical header parameters (`crit`), which are not supported.")
         if not isinstance(kid, str):
-            raise Unauthenticated("The token does not name the key that signed it: the `kid` header is missing.")
-        key = await self._source.key(kid)
+            raise Unauthenticated("The token does not name its key: the header `kid` is missing.")
+        key = await self._keys.key(kid)
         if key is None:
-            raise Unauthenticated(f"The token is signed with the unknown key {_shown(kid)}.")
+            raise Unauthenticated(f"The token is signed with the unknown key {_quoted(kid)}.")
         try:
             signed = deserialize_compact(token, key, registry=_signatures)
         except (BadSignatureError, ValueError) as error:
-            raise Unauthenticated("The token's signature is not valid.") from error
+            raise Unauthenticated("The token's signature is invalid.") from error
         except JoseError as error:
-            raise Unauthenticated(f"The token can't be verified: {error.description or error.error}.") from error
+            raise Unauthenticated(f"The token cannot be verified: {error.description or error.error}.") from error
         if signed.payload is None:
             raise Unauthenticated("The token has no claims.")
         claims = _json_object(signed.payload, "payload")
@@ -179,27 +186,27 @@ class TokenVerifier:
         except ExpiredTokenError as error:
             raise Unauthenticated(f"The token expired at {_instant(claims['exp'])}. Get a new one.") from error
         except ClaimError as error:
-            raise Unauthenticated(self._objection(error, claims)) from error
+            raise Unauthenticated(self._reason(error, claims)) from error
 
-    def _objection(self, error: ClaimError, claims: dict[str, Any]) -> str:
+    def _reason(self, error: ClaimError, claims: dict[str, Any]) -> str:
         match error.claim:
             case "iss":
-                return f"The token is from another issuer; this service trusts {_shown(self._issuer)}."
+                return f"The token is from another issuer; this service trusts {_quoted(self._issuer)}."
             case "aud":
-                return f"The token is for another audience; this service is {_shown(self._audience)}."
+                return f"The token is for another audience; this service is {_quoted(self._audience)}."
             case "nbf" | "iat" if type(claims[error.claim]) in (int, float):
                 return f"The token is not yet valid: its `{error.claim}` is {_instant(claims[error.claim])}."
             case claim:
-                return f"The token's claim `{claim}` is not valid."
+                return f"The token's claim `{claim}` is invalid."
 
 
 def _json_object(content: bytes, part: str) -> dict[str, Any]:
-    """Refuses what two readers could understand in two ways: names given twice, NaN, bytes that are not UTF-8."""
+    """Refuse what two readers could read differently: duplicate names, NaN, bytes that are not UTF-8."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = dict(pairs)
         if len(names) != len(pairs):
-            raise ValueError("a name is given twice")
+            raise ValueError("a duplicate name")
         return names
 
     def not_json(name: str) -> Any:
@@ -226,13 +233,13 @@ def _principal(claims: dict[str, Any]) -> Principal:
 
 
 def _name(value: object, claim: str, *, at_most: int) -> str:
-    # Not printable: control characters, which logs must not get, NUL and lone surrogates, which PostgreSQL refuses.
+    # Printable text has no control characters, which would forge log lines, and no NUL or lone surrogates.
     if not isinstance(value, str) or not 0 < len(value) <= at_most or not value.isprintable() or not value.strip():
         raise Unauthenticated(f"The token's claim `{claim}` must be printable text of 1 to {at_most} characters.")
     return value
 
 
-def _shown(value: object) -> str:
+def _quoted(value: object) -> str:
     return repr(value)[:100]
 
 

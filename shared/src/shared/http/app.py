@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from fastapi import APIRouter, FastAPI
 
-from shared.auth.keys import JwksSource
+from shared.auth.keys import JwksClient
 from shared.auth.verify import TokenVerifier
 from shared.contracts.problem import ProblemDocument
 from shared.database.engine import database_check, new_engine
@@ -54,7 +54,7 @@ def new_app(
             await stack.enter_async_context(measured_loop())
             engine = new_engine(settings, "api")
             stack.push_async_callback(engine.dispose)
-            verifier = TokenVerifier(settings.token_issuer, settings.token_audience, JwksSource(settings.jwks_url))
+            verifier = TokenVerifier(settings.token_issuer, settings.token_audience, JwksClient(settings.jwks_url))
             stack.push_async_callback(verifier.aclose)
             app.state.engine = engine
             app.state.sessions = await stack.enter_async_context(notifying_sessions(engine, settings.service))

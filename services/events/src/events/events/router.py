@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from events.access import EventReference, Organizer, Reader
 from events.events import repository, service
 from events.events.schemas import EventCreate, EventRead, EventUpdate, State
-from shared.auth.access import requires, service_only
+from shared.auth.access import SERVICE_ONLY, Requires
 from shared.auth.verify import OrganizerPrincipal
 from shared.contracts.calls import OrganizerQuery
 from shared.contracts.events import EventState
@@ -19,14 +19,14 @@ from shared.http.responses import conditional_response, created
 
 router = APIRouter(tags=["events"])
 internal = APIRouter(
-    prefix="/internal", tags=["internal"], dependencies=[Depends(service_only())], include_in_schema=False
+    prefix="/internal", tags=["internal"], dependencies=[Depends(SERVICE_ONLY)], include_in_schema=False
 )
 
 
 @router.post("/v1/events", status_code=201, response_model=EventRead, summary="Create an event")
 async def create_event(
     body: EventCreate,
-    principal: Annotated[OrganizerPrincipal, Depends(requires("events:write"))],
+    principal: Annotated[OrganizerPrincipal, Depends(Requires("events:write"))],
     session: SessionDep,
     idempotent: IdempotentDep,
     public_url: PublicUrl,

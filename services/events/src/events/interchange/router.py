@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from events.access import EventReference
 from events.interchange import service
-from shared.auth.access import service_only
+from shared.auth.access import SERVICE_ONLY
 from shared.contracts.calls import OrganizerQuery
 from shared.contracts.programme import Programme, ProgrammeImport, ProgrammeImported
 from shared.http.dependencies import SessionDep
@@ -18,7 +18,7 @@ MAX_PROGRAMME_SIZE = 64 * MEBIBYTE
 internal = APIRouter(
     prefix="/internal/programmes",
     tags=["internal"],
-    dependencies=[Depends(service_only())],
+    dependencies=[Depends(SERVICE_ONLY)],
     include_in_schema=False,
 )
 

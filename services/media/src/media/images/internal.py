@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from media.access import SettingsDep
 from media.images import service, uploads
 from media.images.schemas import ImageSummaryRead, ImportedImageRead
-from shared.auth.access import service_only
+from shared.auth.access import SERVICE_ONLY
 from shared.contracts.calls import OrganizerQuery
 from shared.contracts.media import ImageImport, ImageStates, ImageStatesQuery, ImportedImage
 from shared.http.dependencies import FilesInTransitDep, SessionDep, SessionsDep, StorageDep
@@ -19,7 +19,7 @@ from shared.http.uploads import UNLIMITED_BODY
 from shared.jobs.rows import job_queue
 
 router = APIRouter(
-    prefix="/internal/images", tags=["internal"], dependencies=[Depends(service_only())], include_in_schema=False
+    prefix="/internal/images", tags=["internal"], dependencies=[Depends(SERVICE_ONLY)], include_in_schema=False
 )
 
 

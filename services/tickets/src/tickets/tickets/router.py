@@ -5,7 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from shared.auth.access import requires, service_only
+from shared.auth.access import SERVICE_ONLY, Requires
 from shared.auth.verify import Principal
 from shared.contracts.calls import OrganizerQuery
 from shared.contracts.tickets import EventTickets
@@ -22,7 +22,7 @@ from tickets.tickets.schemas import TicketCreate, TicketPositions, TicketRead, T
 
 router = APIRouter(tags=["tickets"])
 internal = APIRouter(
-    prefix="/internal", tags=["internal"], include_in_schema=False, dependencies=[Depends(service_only())]
+    prefix="/internal", tags=["internal"], include_in_schema=False, dependencies=[Depends(SERVICE_ONLY)]
 )
 
 
@@ -32,7 +32,7 @@ internal = APIRouter(
 async def create_ticket(
     event_ref: EventReference,
     body: TicketCreate,
-    principal: Annotated[Principal, Depends(requires("tickets:write"))],
+    principal: Annotated[Principal, Depends(Requires("tickets:write"))],
     organizer: Organizer,
     session: SessionDep,
     idempotent: IdempotentDep,
