@@ -144,7 +144,7 @@ ROLES = {"relay": relay, "bare-publish": bare_publish, "consume": consume, "bare
 
 async def _run(name: str) -> None:
     settings = Settings()  # the service comes from the environment
-    configure_logs(service=settings.service, role=name)
+    configure_logs(settings, name)
     engine = new_engine(settings, name)
     try:
         await ROLES[name](settings, engine)

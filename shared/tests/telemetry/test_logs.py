@@ -7,8 +7,9 @@ from typing import Any
 
 _PREAMBLE = """
 import logging
+from shared.settings import Settings
 from shared.telemetry.logs import configure_logs, get_logger
-configure_logs(service="probe", role="api")
+configure_logs(Settings(service="probe"), "api")
 log = get_logger("probe.paint")
 """
 

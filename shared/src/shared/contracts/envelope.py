@@ -15,10 +15,10 @@ CONTENT_TYPE = "application/cloudevents+json"
 
 
 class Message(BaseModel):
-    """Payload of one kind of message. Readers ignore fields they do not know.
+    """The data of one type of message. Readers ignore unknown fields.
 
-    ``message_type`` is both the CloudEvents type and the routing key:
-    ``<service>.<subject>.<past verb>.v<N>``. ``organizer`` is the tenant, taken from the producer's own row.
+    ``message_type`` is the CloudEvents type and the routing key: ``<service>.<subject>.<past verb>.v<N>``.
+    ``organizer`` is the tenant, from the producer's own row.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -31,8 +31,7 @@ class Message(BaseModel):
 class Envelope(BaseModel):
     """The CloudEvents attributes of a message, without its data: what a consumer reads before it chooses a handler.
 
-    ``subject`` is the id of the aggregate the fact is about and ``aggregateseq`` its version after the fact;
-    both together let a consumer see that a message is older than what it already knows.
+    ``subject`` is the id of the aggregate that changed, and ``aggregateseq`` its version after the change.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

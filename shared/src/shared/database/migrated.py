@@ -63,9 +63,7 @@ async def _revisions(settings: Settings) -> set[str]:
 
 def main() -> None:
     settings = Settings()  # SERVICE names the service
-    configure_logs(
-        service=settings.service, role="schema", level=settings.log_level, as_json=settings.log_format == "json"
-    )
+    configure_logs(settings, "schema")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     asyncio.run(wait_until_migrated(settings, Config(Path("alembic.ini"))))
 

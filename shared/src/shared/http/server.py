@@ -20,9 +20,7 @@ log = get_logger(__name__)
 def run_api(app: FastAPI, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, drain for ``drain_delay`` seconds, then finish what is in flight within
     ``shutdown_grace`` seconds."""
-    configure_logs(
-        service=settings.service, role="api", level=settings.log_level, as_json=settings.log_format == "json"
-    )
+    configure_logs(settings, "api")
     # uvicorn raises the signal again when it has finished; the default handler would end the process by the signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with exported_traces(settings, "api"):

@@ -133,9 +133,7 @@ def new_worker_broker(
     dramatiq does not retry a task that raises: ``requeue_lost_jobs`` decides on that by the job's row.
     """
     use_pinned_tzdata()
-    configure_logs(
-        service=settings.service, role="worker", level=settings.log_level, as_json=settings.log_format == "json"
-    )
+    configure_logs(settings, "worker")
     broker = new_job_broker(settings)
     event_loop = AsyncIO()
     resources = _Resources(settings, open_resources, event_loop)

@@ -103,8 +103,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def _log_to_stderr(settings: Settings) -> None:
     # What was changed is logged whatever the service's own level is.
-    as_json = settings.log_format == "json"
-    configure_logs(service=settings.service, role="operator", level="INFO", as_json=as_json)
+    configure_logs(settings.model_copy(update={"log_level": "INFO"}), "operator")
     structlog.configure(logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer))
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):

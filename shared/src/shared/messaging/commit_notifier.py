@@ -1,4 +1,4 @@
-"""Wakes the messenger after a commit that wrote to the outbox, so that a message need not wait for a poll."""
+"""Wake the messenger after a commit that wrote to the outbox, so that the message need not wait for a poll."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ log = get_logger(__name__)
 
 
 class CommitNotifier:
-    """Sends at most one NOTIFY per ``QUIET`` seconds and process, and none inside a transaction.
+    """Send at most one NOTIFY per ``QUIET`` seconds, outside of transactions.
 
     PostgreSQL serialises the commits of transactions that notify.
     """
@@ -39,14 +39,14 @@ class CommitNotifier:
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
                     await connection.execute(text(f"NOTIFY {self._channel}"))
             except Exception as error:
-                # The messenger polls as well: a lost notification delays a message and loses nothing.
+                # The messenger polls as well, so a lost notification only delays a message.
                 log.warning("outbox.notify_failed", error=str(error))
             await asyncio.sleep(self.QUIET)
 
 
 @asynccontextmanager
 async def notifying_sessions(engine: AsyncEngine, service: str) -> AsyncIterator[Sessions]:
-    """Sessions of a process: a commit that wrote to the outbox wakes the messenger while the block runs."""
+    """Yield the sessions of a process, whose commits wake the messenger if they wrote to the outbox."""
     notifier = CommitNotifier(engine, service)
     sessions = new_sessions(engine)
     sessions.configure(info={"commit_notifier": notifier})

@@ -1,4 +1,4 @@
-"""Connections to RabbitMQ. Not aio-pika's robust ones: what a lost connection means is for its user to decide."""
+"""Connections to RabbitMQ. Not aio-pika's robust ones, because callers react to a lost connection themselves."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ BROKER_TIMEOUT = 10.0
 
 
 async def connect(settings: Settings, purpose: str) -> AbstractConnection:
-    """Raises ``ConnectionError`` or ``TimeoutError``; the purpose shows in the broker's list of connections."""
+    """Connect under the name ``<service>.<purpose>``. Raise ``ConnectionError`` or ``TimeoutError``."""
     name = f"{settings.service}.{purpose}"
     try:
         async with asyncio.timeout(BROKER_TIMEOUT):
@@ -21,7 +21,7 @@ async def connect(settings: Settings, purpose: str) -> AbstractConnection:
     except TimeoutError:
         raise
     except Exception as error:
-        # A broker that goes away within the handshake makes aiormq raise what it happens to stumble over.
+        # A broker that disappears during the handshake makes aiormq raise unrelated errors.
         raise ConnectionError(f"No connection to RabbitMQ: {error!r}") from error
 
 

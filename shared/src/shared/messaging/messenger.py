@@ -29,12 +29,7 @@ def run_messenger(
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain. Raise ``ValueError`` for subscriptions that exclude one another."""
     use_pinned_tzdata()
-    configure_logs(
-        service=settings.service,
-        role="messenger",
-        level=settings.log_level,
-        as_json=settings.log_format == "json",
-    )
+    configure_logs(settings, "messenger")
     with exported_traces(settings, "messenger"):
         uvloop.run(_run(settings, subscriptions, [*EVERY_MESSENGER, *periodic_tasks]))
 

@@ -14,7 +14,7 @@ from shared.contracts.envelope import Message
 from shared.ids import new_id
 from shared.telemetry.traces import current_traceparent
 
-# What CloudEvents asks every intermediary to forward. A larger row could never leave and would block those
+# The size that every CloudEvents intermediary forwards. A larger row might never leave and would block the rows
 # behind it, so it is refused when it is written.
 MAX_PAYLOAD_SIZE = 64 * 1024
 
@@ -58,7 +58,7 @@ async def add_job(session: AsyncSession, actor: str, *, queue: str, job_id: UUID
     )
 
 
-# As text: building this statement anew took most of the time of a write's outbox row.
+# As text, because building the statement by SQLAlchemy costs more than running it.
 _INSERT = text("""
     INSERT INTO outbox (id, kind, type, aggregate_type, aggregate_id, aggregate_seq, payload, traceparent)
     VALUES (:id, :kind, :type, :aggregate_type, :aggregate_id, :aggregate_seq,

@@ -36,7 +36,7 @@ from shared.messaging.topology import EXCHANGE, declare_exchange
 from shared.settings import Settings
 from shared.telemetry.logs import get_logger
 from shared.telemetry.metrics import PUBLISH_SECONDS, PUBLISHED, RELAY_BUCKETS
-from shared.telemetry.traces import is_exporting, span
+from shared.telemetry.traces import span
 
 log = get_logger(__name__)
 
@@ -215,10 +215,7 @@ class Relay:
                 if time.monotonic() > start_before:
                     return
                 try:
-                    if is_exporting():
-                        with span(f"send {row['type']}", SpanKind.PRODUCER, _SEND, below=row["traceparent"]):
-                            await self._publish(channel, row)
-                    else:
+                    with span(f"send {row['type']}", SpanKind.PRODUCER, _SEND, parent=row["traceparent"]):
                         await self._publish(channel, row)
                 except DeliveryError as error:
                     # Refused by the broker: its aggregate waits, the others continue.

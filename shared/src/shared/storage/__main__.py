@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shared.settings import StorageSettings
+from shared.settings import Settings, StorageSettings
 from shared.storage import open_storage
 from shared.telemetry.logs import configure_logs
 
@@ -13,5 +13,5 @@ async def prepare() -> None:
 
 
 if __name__ == "__main__":
-    configure_logs(service="storage", role="prepare")
+    configure_logs(Settings(service="storage"), "prepare")
     asyncio.run(prepare())

@@ -33,7 +33,7 @@ def not_stopping(stopping: asyncio.Event) -> Check:
 
 
 def health_routes(checks: dict[str, Check]) -> list[Route]:
-    """Routes ``/healthz/live``, ``/healthz/ready`` and ``/metrics``; ready names the checks that failed."""
+    """Return the routes ``/healthz/live``, ``/healthz/ready``, which names the failed checks, and ``/metrics``."""
 
     async def live(_: Request) -> Response:
         return JSONResponse({"status": "live"})
@@ -61,7 +61,7 @@ async def _failure(check: Check) -> str | None:
 
 
 class _GuestServer(uvicorn.Server):
-    """A server inside a process that handles its signals itself."""
+    """A server that leaves the signals to the process that it is part of."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -70,11 +70,11 @@ class _GuestServer(uvicorn.Server):
 
 @asynccontextmanager
 async def serve_health(settings: Settings, checks: dict[str, Check]) -> AsyncIterator[None]:
-    """Serves the probes on ``settings.health_port`` inside the running loop until the block ends.
+    """Serve the probes on ``settings.health_port`` from the running loop until the block ends.
 
-    Raises ``OSError`` when the port is taken.
+    Raise ``OSError`` if the port is in use.
     """
-    # Bound here, as uvicorn answers a taken port with SystemExit, which would end the loop in the midst of it all.
+    # Bound here, because uvicorn raises SystemExit for a port in use, which would end the loop without clean-up.
     family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
     listening = socket.create_server((settings.api_host, settings.health_port), family=family)
     server = _GuestServer(

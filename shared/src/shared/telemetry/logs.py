@@ -1,9 +1,7 @@
-"""Structured logs: one JSON line per fact on standard output, joined by request, trace and message ids.
+"""Structured logs: one JSON line per entry on standard output, joined by request, trace and message ids.
 
-Call ``configure_logs`` once per process. Bind ids with ``structlog.contextvars.bound_contextvars``.
-
-One line is written per request, so its price counts: our own lines go straight to the output, and only those of
-libraries take the way through the standard library, which costs several times as much.
+Call ``configure_logs`` once per process. Bind ids with ``structlog.contextvars.bound_contextvars``. Our own entries
+bypass the standard library's loggers, which are several times slower; those of libraries go through them.
 """
 
 import json
@@ -15,22 +13,24 @@ from typing import Any, BinaryIO, cast
 import orjson
 import structlog
 
+from shared.settings import Settings
+
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger whose event names read ``feature.fact``; ids go into fields, never into the text."""
+    """Return a logger. Name its events ``feature.fact`` and put ids into fields, never into the text."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
 
-def configure_logs(*, service: str, role: str, level: str = "INFO", as_json: bool = True) -> None:
-    """Sends structlog and the standard library's loggers, rendered alike, to standard output."""
+def configure_logs(settings: Settings, role: str) -> None:
+    """Send structlog and the standard library's loggers, rendered alike, to standard output."""
 
-    # Not sys.stdout: in a worker, dramatiq has put in its place a pipe that takes texts only.
+    # Not sys.stdout, which dramatiq replaces in a worker by a pipe for text.
     output = sys.__stdout__
     assert output is not None  # noqa: S101 - every process has one
 
     def name_process(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event["service"] = service
+        event["service"] = settings.service
         event["role"] = role
         return event
 
@@ -44,13 +44,13 @@ def configure_logs(*, service: str, role: str, level: str = "INFO", as_json: boo
     ]
     render: list[Any] = (
         [_exceptions, structlog.processors.JSONRenderer(serializer=_json)]
-        if as_json
+        if settings.log_format == "json"
         else [_console(colors=output.isatty()), _encoded]
     )
     structlog.configure(
         processors=[*enrich, *render],
         logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, _Output(cast(BinaryIO, output.buffer)))),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(output)
@@ -62,7 +62,7 @@ def configure_logs(*, service: str, role: str, level: str = "INFO", as_json: boo
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(settings.log_level)
     for chatty in (
         "aio_pika",
         "aiormq",
@@ -78,12 +78,12 @@ def configure_logs(*, service: str, role: str, level: str = "INFO", as_json: boo
 
 
 def _console(*, colors: bool) -> structlog.dev.ConsoleRenderer:
-    # The default, if rich is installed, shows local variables and takes seconds for one traceback.
+    # The default uses rich, if installed, which prints local variables and takes seconds for a traceback.
     return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
 
 
 def configure_test_logs() -> None:
-    """Readable lines on whatever standard output is at the moment, so that pytest can capture them."""
+    """Print readable lines to the current standard output, so that pytest can capture them."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -95,7 +95,7 @@ def configure_test_logs() -> None:
     )
 
 
-# Without local variables: tokens and addresses with passwords are among them.
+# Without local variables, because tokens and URLs with passwords are among them.
 _exceptions = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
@@ -123,7 +123,7 @@ def _json(event: structlog.typing.EventDict, **options: Any) -> bytes:
     try:
         return orjson.dumps(event, options["default"])
     except TypeError:
-        # Large integers, keys that are no text, halves of surrogate pairs: rare, and no reason to lose the line.
+        # Large integers, keys that are not text, lone surrogates: rare, and no reason to lose the line.
         return json.dumps(event, **options).encode()
 
 

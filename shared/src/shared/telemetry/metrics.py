@@ -1,7 +1,7 @@
 """Prometheus metrics of every process; names begin with ``rostrum_``. One process per container serves them.
 
-``docs/metrics.md`` says what each is for; a test holds it against this file. No label may be named like one that
-Prometheus puts on the target (``TARGET_LABELS``), and none may take values that a caller chooses.
+``docs/metrics.md`` documents each, and a test compares it with this file. A label must not have the name of one
+that Prometheus sets on the target (``TARGET_LABELS``), nor values that a client chooses.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from shared.walltime import TZDATA_VERSION
 
-# Prometheus, its operator and our scrape configuration put these on every series of a target. A metric's own label
-# of the same name would be renamed to ``exported_…``.
+# Prometheus, its operator and our scrape configuration set these on every series of a target, and rename a metric's
+# own label of the same name to ``exported_…``.
 TARGET_LABELS = frozenset({"job", "instance", "service", "role", "namespace", "pod", "container", "endpoint"})
 
 HTTP_SECONDS = Histogram(
@@ -35,9 +35,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 @lru_cache(maxsize=4096)
 def http_seconds(method: str, route: str, status: int) -> Histogram:
-    """``HTTP_SECONDS`` of these labels. Looking them up takes a lock, so they are looked up once.
+    """Return ``HTTP_SECONDS`` with these labels, looked up once, because a look-up takes a lock.
 
-    A method that HTTP does not know is ``other``: callers may make up any number of them.
+    Unknown methods are ``other``, because clients may invent any number of them.
     """
     return HTTP_SECONDS.labels(method if method in _METHODS else "other", route, str(status))
 
@@ -47,39 +47,39 @@ OUTBOX_OLDEST_SECONDS = Gauge(
 )
 OUTBOX_ROWS = Gauge("rostrum_outbox_unpublished_rows", "Committed messages not yet published.")
 RELAY_BUCKETS = Gauge("rostrum_relay_buckets", "Shares of the outbox that this messenger publishes; 16 in all.")
-PUBLISHED = Counter("rostrum_messages_published_total", "Rows of the outbox by how it went.", ["type", "result"])
+PUBLISHED = Counter("rostrum_messages_published_total", "Rows of the outbox by result.", ["type", "result"])
 PUBLISH_SECONDS = Histogram(
     "rostrum_message_publish_seconds",
     "Time from sending a message to the broker's confirm.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-HANDLED = Counter("rostrum_messages_handled_total", "Messages received by how it went.", ["type", "result"])
+HANDLED = Counter("rostrum_messages_handled_total", "Messages received by result.", ["type", "result"])
 HANDLE_SECONDS = Histogram("rostrum_message_handle_seconds", "Time to handle a message, commit included.", ["type"])
-REDELIVERED = Counter("rostrum_messages_redelivered_total", "Messages that the broker handed out before.")
+REDELIVERED = Counter("rostrum_messages_redelivered_total", "Messages delivered again by the broker.")
 CONSUMER_CONNECTED = Gauge(
-    "rostrum_consumer_connected", "1 while this messenger is a consumer of the queue, else 0.", ["queue"]
+    "rostrum_consumer_connected", "1 while this messenger consumes the queue, else 0.", ["queue"]
 )
-CONSUMERS = Gauge("rostrum_consumers", "Messengers that the broker hands out the service's messages to.")
+CONSUMERS = Gauge("rostrum_consumers", "Messengers that consume the service's queue.")
 WAITING = Gauge("rostrum_messages_waiting", "Messages in the service's queue that no messenger has received yet.")
 DEAD_LETTERS = Gauge("rostrum_dead_letters", "Messages in the service's dead-letter queue.")
 PARKED_LETTERS = Gauge("rostrum_parked_letters", "Dead letters that an operator has parked.")
 
 JOB_SECONDS = Histogram(
     "rostrum_job_seconds",
-    "Time of one attempt of a job by how it went.",
+    "Duration of one attempt of a job by result.",
     ["actor", "result"],
     buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
 )
 JOB_BYTES = Histogram(
     "rostrum_job_bytes",
-    "Size of what a job worked on: the picture, the archive that came in, the archive that goes out.",
+    "Size of a job's input or output: image, imported archive, exported archive.",
     ["actor"],
     buckets=tuple(4**power * 1024 for power in range(1, 10)),  # 4 KiB to 256 MiB
 )
-JOBS = Gauge("rostrum_jobs", "Jobs that have not ended, by state.", ["actor", "state"])
+JOBS = Gauge("rostrum_jobs", "Unfinished jobs, by state.", ["actor", "state"])
 JOBS_OLDEST_SECONDS = Gauge(
     "rostrum_jobs_oldest_seconds",
-    "Age of the oldest job that has not ended: since it was asked for, or since it was first started.",
+    "Age of the oldest unfinished job: since its creation if queued, since its first start if running.",
     ["actor", "state"],
 )
 JOBS_GIVEN_UP = Counter("rostrum_jobs_given_up_total", "Jobs that used up their attempts.", ["actor"])
@@ -91,9 +91,11 @@ PERIODIC_TASK_INTERVAL = Gauge(
     "rostrum_periodic_task_interval_seconds", "Time between two runs of a periodic task.", ["task"]
 )
 
-JWKS_LOADS = Counter("rostrum_jwks_loads_total", "Loads of the token issuer's keys by how it went.", ["result"])
+JWKS_LOADS = Counter("rostrum_jwks_loads_total", "Loads of the token issuer's keys by result.", ["result"])
 for _result in ("loaded", "failed"):
-    JWKS_LOADS.labels(_result)  # there from the start: Prometheus sees no increase in a series that begins with 1
+    JWKS_LOADS.labels(
+        _result
+    )  # exists from the start, because Prometheus sees no increase in a series that begins with 1
 
 JWKS_LOADED_AT = Gauge("rostrum_jwks_loaded_timestamp_seconds", "When the issuer's keys were last loaded.")
 SERVICE_TOKEN_EXPIRES_AT = Gauge(
@@ -109,25 +111,25 @@ DATABASE_POOL_SIZE = Gauge("rostrum_database_pool_size", "Connections that the p
 DATABASE_POOL_WAITING = Gauge("rostrum_database_pool_waiting", "Tasks that wait for a connection of the pool.")
 DATABASE_POOL_WAIT_SECONDS = Histogram(
     "rostrum_database_pool_wait_seconds",
-    "Time that a task waited when all connections were in use; 5 s is the end of patience.",
+    "Time that a task waited for a connection; it fails after 5 s.",
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5),
 )
 LOOP_LAG_SECONDS = Histogram(
     "rostrum_event_loop_lag_seconds",
-    "How much later than asked for the event loop wakes a task, looked at once a second.",
+    "Delay of the event loop in waking a task, sampled once a second.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
 DISK_FREE_BYTES = Gauge("rostrum_disk_free_bytes", "Free space where files are kept.", ["folder"])
 DISK_SIZE_BYTES = Gauge("rostrum_disk_size_bytes", "Size of the file system where files are kept.", ["folder"])
-BUILD_INFO = Gauge("rostrum_build_info", "1, with what runs.", ["version", "revision", "python"])
+BUILD_INFO = Gauge("rostrum_build_info", "1, with the release that runs.", ["version", "revision", "python"])
 TZDATA_INFO = Gauge("rostrum_tzdata_info", "1, with the release of the tz database.", ["version"])
 TZDATA_EXPIRES_AT = Gauge(
-    "rostrum_tzdata_expires_timestamp_seconds", "From when on this release of the tz database is surely outdated."
+    "rostrum_tzdata_expires_timestamp_seconds", "When this release of the tz database is certainly outdated."
 )
 
 
 def _tzdata_expires_at() -> float:
-    """The tz database carries one date of its own end: that of its list of leap seconds, renewed twice a year."""
+    """Return when the list of leap seconds expires, which is renewed twice a year: the only such date it has."""
     for line in files("tzdata").joinpath("zoneinfo", "leapseconds").read_text("utf-8").splitlines():
         if line.startswith("#Expires"):
             words = line.split()[1:4]
@@ -145,7 +147,7 @@ TZDATA_EXPIRES_AT.set(_tzdata_expires_at())
 
 
 def watch_folder(name: str, folder: Path) -> None:
-    """Tells the space of the file system that ``folder`` is on, or its nearest parent that is there."""
+    """Report the space of the file system of ``folder``, or of its nearest existing parent."""
 
     def usage(of: Callable[["shutil._ntuple_diskusage"], int]) -> float:
         for place in (folder, *folder.absolute().parents):
@@ -162,7 +164,7 @@ watch_folder("temporary", Path(tempfile.gettempdir()))
 
 @asynccontextmanager
 async def measured_loop(interval: float = 1.0) -> AsyncIterator[None]:
-    """Keeps ``LOOP_LAG_SECONDS`` of the running loop until the block ends."""
+    """Observe ``LOOP_LAG_SECONDS`` of the running loop until the block ends."""
 
     async def measure() -> None:
         loop = asyncio.get_running_loop()

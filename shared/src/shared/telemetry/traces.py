@@ -1,7 +1,7 @@
-"""Traces (W3C ``traceparent``): taken from the request or message, begun when there is none, passed on.
+"""Traces (W3C ``traceparent``): continued from the request or message, or started, and propagated.
 
-Ids go into logs, calls and messages always. Spans are made and exported only where ``OTEL_EXPORTER_OTLP_ENDPOINT``
-is set, and OpenTelemetry's SDK is not even imported elsewhere; its other settings are its own environment variables
+Ids always go into logs, calls and messages. Spans exist only where ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set, and
+OpenTelemetry's SDK is not imported elsewhere. Its other settings are its own environment variables
 (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 """
 
@@ -24,14 +24,14 @@ Attributes = Mapping[str, str | int]
 
 @contextmanager
 def exported_traces(settings: Settings, role: str) -> Iterator[None]:
-    """Exports the process's spans while the block runs, if there is somewhere to; sends the last ones at its end.
+    """Export the process's spans during the block, if an endpoint is set, and send the last ones at its end.
 
-    In the process that does the work, as the sending thread does not survive a fork.
+    Call it in the process that does the work, because the sending thread does not survive a fork.
     """
     if not settings.otel_exporter_otlp_endpoint:
         yield
         return
-    from shared.telemetry.otlp import new_provider  # noqa: PLC0415 - half a second and 15 MB that others need not pay
+    from shared.telemetry.otlp import new_provider  # noqa: PLC0415 - takes time and memory
 
     provider = new_provider(f"{settings.service}.{role}")
     try:
@@ -55,7 +55,7 @@ def spans_made_by(provider: trace.TracerProvider) -> Iterator[None]:
 def continued_trace(
     carrier: Mapping[str, str], name: str, kind: SpanKind, attributes: Attributes | None = None, **bound: object
 ) -> Iterator[trace.Span]:
-    """Makes a span below that of ``carrier``, or a new trace, and binds ``trace_id`` and ``bound`` to the logs."""
+    """Make a child span of ``carrier``'s, or a new trace, and bind ``trace_id`` and ``bound`` to the logs."""
     parent = (
         _propagator.extract(carrier, context=context.Context()) if "traceparent" in carrier else context.Context()
     )
@@ -68,43 +68,39 @@ def continued_trace(
         ):
             yield span
         return
-    present = trace.get_current_span(parent).get_span_context()
-    if not present.is_valid:
-        present = trace.SpanContext(
-            # Nobody must be kept from guessing these, so they need not cost a call of the system.
+    current = trace.get_current_span(parent).get_span_context()
+    if not current.is_valid:
+        current = trace.SpanContext(
+            # Ids need not be unguessable, so skip the system call.
             trace_id=random.getrandbits(128) or 1,
             span_id=random.getrandbits(64) or 1,
             is_remote=False,
             trace_flags=trace.TraceFlags(0),
         )
-        parent = trace.set_span_in_context(trace.NonRecordingSpan(present), parent)
+        parent = trace.set_span_in_context(trace.NonRecordingSpan(current), parent)
     token = context.attach(parent)
     try:
-        with structlog.contextvars.bound_contextvars(trace_id=trace.format_trace_id(present.trace_id), **bound):
+        with structlog.contextvars.bound_contextvars(trace_id=trace.format_trace_id(current.trace_id), **bound):
             yield trace.INVALID_SPAN
     finally:
         context.detach(token)
 
 
-def is_exporting() -> bool:
-    return _tracer is not None
-
-
 @contextmanager
 def span(
-    name: str, kind: SpanKind, attributes: Attributes | None = None, *, below: str | None = None
+    name: str, kind: SpanKind, attributes: Attributes | None = None, *, parent: str | None = None
 ) -> Iterator[None]:
-    """A span below the current one, or below that of the ``traceparent`` given; nothing where none are exported."""
+    """Make a child span of the current one, or of the ``traceparent`` given. Do nothing if none are exported."""
     if _tracer is None:
         yield
         return
-    parent = _propagator.extract({"traceparent": below}, context=context.Context()) if below else None
-    with _tracer.start_as_current_span(name, context=parent, kind=kind, attributes=attributes):
+    given = _propagator.extract({"traceparent": parent}, context=context.Context()) if parent else None
+    with _tracer.start_as_current_span(name, context=given, kind=kind, attributes=attributes):
         yield
 
 
 def current_traceparent() -> str | None:
-    """The ``traceparent`` to hand on, None outside of any trace."""
+    """Return the ``traceparent`` to propagate, None outside of any trace."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)
     return carrier.get("traceparent")
