@@ -426,7 +426,7 @@ async def test_a_row_keeps_the_later_failure_and_stays_parked(engine: AsyncEngin
 
     await keep(sessions, [failed("first", 1)])
     (letter,) = await rows(engine)
-    async with changing(sessions, PARK, letter["id"], parked=False):
+    async with changing(sessions, PARK, [letter["id"]], parked=False):
         pass
     await keep(sessions, [failed("third", 3), failed("second", 2)])
     (letter,) = await rows(engine)
@@ -442,7 +442,7 @@ async def test_a_message_that_fails_again_before_its_replay_has_committed_is_not
     await keep(sessions, [from_file_line(line, parked=False)])
     (letter,) = await rows(engine)
     async with asyncio.timeout(10):
-        async with changing(sessions, TAKE, letter["id"], parked=False):
+        async with changing(sessions, TAKE, [letter["id"]], parked=False):
             # The consumer has the replayed message already, and gives up on it.
             failing_again = asyncio.create_task(keep(sessions, [again]))
             await until(lambda: _waits_for_a_lock(engine))

@@ -223,29 +223,35 @@ async def replay_letters(arguments: argparse.Namespace, settings: Settings, sess
     next_at = loop.time()
     async with replaying(settings) if arguments.apply else nullcontext(_nothing) as send:
 
-        async def act(letter: Letter) -> None:
+        async def act(letters: Sequence[Letter]) -> None:
             nonlocal next_at
             if arguments.rate:
                 await asyncio.sleep(next_at - loop.time())
                 next_at = loop.time() + 1 / arguments.rate
-            await send(letter)
+            for letter in letters:
+                await send(letter)
 
-        await _change(arguments, sessions, TAKE, ("replay", "replayed"), act)
+        # One after the other, so that a crash leaves one copy.
+        await _change(arguments, sessions, TAKE, ("replay", "replayed"), act, batch=1)
 
 
 async def park_letters(arguments: argparse.Namespace, _: Settings, sessions: Sessions) -> None:
     await _change(arguments, sessions, PARK, ("park", "parked"), _nothing)
 
 
-async def _nothing(_: Letter) -> None: ...
+async def _nothing(_: object) -> None: ...
 
 
 async def purge_letters(arguments: argparse.Namespace, _: Settings, sessions: Sessions) -> None:
     output = _open(arguments.to, "ab") if arguments.to and arguments.apply else None
 
-    async def act(letter: Letter) -> None:
-        line = json.dumps(to_file_line(letter))
-        _say(line) if output is None else _write(output, line)
+    async def act(letters: Sequence[Letter]) -> None:
+        lines = [json.dumps(to_file_line(letter)) for letter in letters]
+        if output is not None:
+            _write(output, lines)
+        else:
+            for line in lines:
+                _say(line)
 
     try:
         await _change(arguments, sessions, TAKE, ("purge", "purged"), act, say=_tell)
@@ -260,32 +266,33 @@ async def _change(
     sessions: Sessions,
     change: Update | Delete,
     verbs: tuple[str, str],
-    act: Callable[[Letter], Awaitable[None]],
+    act: Callable[[Sequence[Letter]], Awaitable[None]],
     *,
+    batch: int = 100,
     say: Callable[[str], None] | None = None,
 ) -> None:
-    """Change the selected letters one after the other, or only count them; log what was done, even on an error."""
+    """Change the selected letters, a batch a commit, or only count them; log what was done, even on an error."""
     (verb, done), say = verbs, say or _say
-    selected = await _find(arguments, sessions, _columns.id, _columns.message_id, _columns.type)
+    rows = await _find(arguments, sessions, _columns.id, _columns.message_id, _columns.type)
+    selected = {row.id: row for row in rows}
     kind = f"{await count(sessions, parked=arguments.parked)} {_kind(arguments)}"
-    changed = []
-    if arguments.apply:
-        try:
-            for row in selected:
-                async with changing(sessions, change, row.id, parked=arguments.parked) as letter:
-                    if letter is not None:
-                        await act(letter)
-                if letter is not None:
-                    changed.append(row)
-        finally:
-            if changed:
-                types = Counter(row.type or "unknown" for row in changed)
-                ids = [row.message_id for row in changed[:IDS_LOGGED]]
-                log.info(f"dead_letters.{done}", count=len(changed), parked=arguments.parked, types=types, ids=ids)
+    changed: list[UUID] = []
+    try:
+        for first in range(0, len(selected) if arguments.apply else 0, batch):
+            ids = list(selected)[first : first + batch]
+            async with changing(sessions, change, ids, parked=arguments.parked) as letters:
+                await act(letters)
+            changed += [letter["id"] for letter in letters]
+    finally:
+        types = Counter(selected[letter_id].type or "unknown" for letter_id in changed or selected)
+        if changed:
+            names = [selected[letter_id].message_id for letter_id in changed[:IDS_LOGGED]]
+            log.info(f"dead_letters.{done}", count=len(changed), parked=arguments.parked, types=types, ids=names)
+        if arguments.apply:
             say(f"{done} {len(changed)} of {kind}")
-    else:
-        say(f"would {verb} {len(selected)} of {kind}; --apply does it")
-    for name, number in Counter(row.type or "unknown" for row in changed or selected).most_common():
+        else:
+            say(f"would {verb} {len(selected)} of {kind}; --apply does it")
+    for name, number in types.most_common():
         say(f"  {number:>8}  {name}")
 
 
@@ -344,14 +351,14 @@ def _say(line: str) -> None:
         raise SystemExit(FAILED) from None
 
 
-def _write(output: BinaryIO, line: str) -> None:
-    """Return when the line is on the disk: what follows deletes the only other copy."""
+def _write(output: BinaryIO, lines: Sequence[str]) -> None:
+    """Return when the lines are on the disk: what follows deletes the only other copy."""
     try:
-        output.write(f"{line}\n".encode())
+        output.writelines(f"{line}\n".encode() for line in lines)
         output.flush()
         os.fsync(output.fileno())
     except OSError as error:
-        raise Stopped(f"{output.name}: {error.strerror}; the message stays a dead letter") from error
+        raise Stopped(f"{output.name}: {error.strerror}; what was not written stays") from error
 
 
 def _tell(line: str) -> None:

@@ -1,7 +1,7 @@
 """Dead letters: the messages a service gave up on, as rows of its ``dead_letters`` table.
 
 1. ``keep`` commits the row; only then the message is acked.
-2. ``changing`` deletes the row in a transaction that commits when the caller has passed the message on.
+2. ``changing`` deletes a row in a transaction that commits when the caller has passed the message on.
 
 A crash in between leaves a copy with the same id, which the inbox absorbs. ADR 9 gives the reasons.
 """
@@ -206,16 +206,16 @@ PARK = update(DEAD_LETTERS).values(parked_at=func.clock_timestamp())
 
 @asynccontextmanager
 async def changing(
-    sessions: Sessions, change: Delete | Update, letter_id: UUID, *, parked: bool
-) -> AsyncIterator[Letter | None]:
-    """Take or park the letter and yield it, None if it is gone; commit unless the block raises.
+    sessions: Sessions, change: Delete | Update, ids: Sequence[UUID], *, parked: bool
+) -> AsyncIterator[list[Letter]]:
+    """Take or park letters and yield those that still exist, in the order given; commit unless the block raises.
 
-    A consumer that gives up on the same message meanwhile waits with its row for the end of the block.
+    A consumer that gives up on one of the messages meanwhile waits with its row for the end of the block.
     """
-    statement = change.where(_columns.id == letter_id, is_parked(parked)).returning(*_columns)
+    statement = change.where(_columns.id == func.any(ids), is_parked(parked)).returning(*_columns)
     async with sessions.begin() as session:
-        row = (await session.execute(statement)).mappings().one_or_none()
-        yield None if row is None else dict(row)
+        letters = {row["id"]: dict(row) for row in (await session.execute(statement)).mappings()}
+        yield [letters[letter_id] for letter_id in ids if letter_id in letters]
 
 
 # -------------------- the broker
