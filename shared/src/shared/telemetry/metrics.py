@@ -61,7 +61,7 @@ CONSUMER_CONNECTED = Gauge(
 )
 CONSUMERS = Gauge("rostrum_consumers", "Messengers that consume the service's queue.")
 WAITING = Gauge("rostrum_messages_waiting", "Messages in the service's queue that no messenger has received yet.")
-DEAD_LETTERS = Gauge("rostrum_dead_letters", "Messages in the service's dead-letter queue.")
+DEAD_LETTERS = Gauge("rostrum_dead_letters", "Messages the service gave up on, without parked ones.")
 PARKED_LETTERS = Gauge("rostrum_parked_letters", "Dead letters that an operator has parked.")
 
 JOB_SECONDS = Histogram(
