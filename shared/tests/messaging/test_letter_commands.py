@@ -23,10 +23,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from shared.contracts.envelope import Envelope, Message
 from shared.database.engine import Sessions
 from shared.ids import new_id
-from shared.messaging.__main__ import Stopped, main, new_parser, run
+from shared.messaging.__main__ import main, new_parser, run
 from shared.messaging.connection import connect
 from shared.messaging.consumer import Consumer, Retries
-from shared.messaging.dead_letters import CannotReplay, from_file_line, keep
+from shared.messaging.dead_letters import Stopped, from_file_line, keep
 from shared.messaging.inbox import Subscription
 from shared.messaging.tables import DEAD_LETTERS
 from shared.messaging.topology import EXCHANGE, declare_queue, queue_name
@@ -375,7 +375,7 @@ async def test_a_replay_to_a_missing_queue_loses_nothing(
 ) -> None:
     ids = await bury(sessions, 3)
     await bus.channel.queue_delete(bus.name)
-    with pytest.raises(CannotReplay, match=f"{bus.name} does not exist"):
+    with pytest.raises(Stopped, match=f"{bus.name} does not exist"):
         await command(settings, "replay", "--all", "--apply")
     assert await ids_of(engine) == ids
 

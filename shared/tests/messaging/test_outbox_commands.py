@@ -209,8 +209,8 @@ async def test_a_replay_selects_each_message_once_while_relays_publish(
             return not await waiting(engine)
 
         await eventually(is_idle)
-        period = outbox_history.Period(types=frozenset([painted.message_type]))
-        batches = [batch async for batch in outbox_history.replay(sessions, period, batch=2)]
+        condition = outbox_history.published(types=[painted.message_type])
+        batches = [batch async for batch in outbox_history.replay(sessions, condition, batch=2)]
         assert await take(spy, 9) == ids
         await eventually(is_idle)
     assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
@@ -234,7 +234,7 @@ async def test_a_message_published_again_during_the_replay_is_not_replayed_again
             CREATE TRIGGER publish BEFORE UPDATE ON outbox FOR EACH ROW EXECUTE FUNCTION publish();
             """
         )
-        batches = [batch async for batch in outbox_history.replay(sessions, outbox_history.Period(), batch=2)]
+        batches = [batch async for batch in outbox_history.replay(sessions, outbox_history.published(), batch=2)]
     assert sum(map(len, batches)) == 5
 
 

@@ -9,16 +9,16 @@ import asyncio
 import io
 import json
 import logging
+import math
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -31,18 +31,19 @@ from shared.database.engine import Sessions, new_engine, new_sessions
 from shared.messaging.dead_letters import (
     PARK,
     TAKE,
-    CannotReplay,
     Letter,
+    Stopped,
     changing,
     count,
     find,
     from_file_line,
     is_parked,
     keep,
+    place_of,
     replaying,
     to_file_line,
 )
-from shared.messaging.outbox_history import Period, find_replayable, outbox_status, replay
+from shared.messaging.outbox_history import count_and_span, outbox_status, published, replay
 from shared.messaging.periodic_tasks import KEEP_PUBLISHED
 from shared.messaging.tables import DEAD_LETTERS
 from shared.settings import Settings
@@ -58,15 +59,11 @@ IDS_LOGGED = 100
 Command = Callable[[argparse.Namespace, Settings, Sessions], Coroutine[Any, Any, None]]
 
 
-class Stopped(Exception):
-    """The command could not do all of its work; says why in one line."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     use_pinned_tzdata()
     parser = new_parser()
     arguments = parser.parse_args(argv)
-    if arguments.command is replay_published and not (arguments.type or arguments.since or arguments.subject):
+    if arguments.command is replay_published and not (arguments.types or arguments.since or arguments.subject):
         parser.error("outbox replay needs --type, --since or --subject")
     try:
         settings = Settings()
@@ -82,11 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Stopped as error:
-        _complain(str(error))
-    except CannotReplay as error:
-        _complain(f"RabbitMQ at {_place(settings.rabbitmq_url.get_secret_value())}: {_one_line(str(error))}")
+        _complain(" ".join(str(error).split()))
     except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        _complain(f"the database at {_place(settings.database_url.get_secret_value())}: {_reason(error)}")
+        _complain(f"the database at {place_of(settings.database_url)}: {_reason(error)}")
     else:
         return DONE
     return FAILED
@@ -113,11 +108,6 @@ def _log_to_stderr(settings: Settings) -> None:
         logging.getLogger(name).setLevel("CRITICAL")
 
 
-def _place(address: str) -> str:
-    url = urlsplit(address)
-    return f"{url.hostname}:{url.port}" if url.port else str(url.hostname)
-
-
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
@@ -135,15 +125,15 @@ async def show_status(arguments: argparse.Namespace, settings: Settings, session
         _say(_to_json(status))
         return
     unpublished, refused, published = status["unpublished"], status["refused"], status["published"]
-    oldest = f", the oldest for {_duration(unpublished['oldest_seconds'])}" if unpublished["rows"] else ""
+    oldest = f", the oldest for {_age(unpublished)}" if unpublished["rows"] else ""
     _say(f"unpublished: {unpublished['rows']}{oldest}")
     for item in unpublished["types"]:
-        _say(f"  {item['rows']:>8}  {item['kind']} {item['type']}, {_duration(item['oldest_seconds'])}")
+        _say(f"  {item['rows']:>8}  {item['kind']} {item['type']}, {_age(item)}")
     _say(f"refused by RabbitMQ: {refused['rows']}")
     for item in refused["oldest"]:
         _say(
             f"  {item['id']}  {item['type']}  subject {item['subject']} seq {item['seq']}: {item['attempts']} "
-            f"attempts, next at {_instant(item['next_attempt_at'])}: {_one_line(item['error'])}"
+            f"attempts, next at {_shown(item['next_attempt_at'])}: {_one_line(item['error'])}"
         )
     if refused["rows"] > len(refused["oldest"]):
         _say(f"  and {refused['rows'] - len(refused['oldest'])} more")
@@ -151,28 +141,32 @@ async def show_status(arguments: argparse.Namespace, settings: Settings, session
     _say(f"relays: {len(status['relays'])}")
     for item in status["relays"]:
         buckets = " ".join(map(str, item["buckets"]))
-        _say(f"  {item['name']}, process {item['pid']}, since {_instant(item['since'])}: buckets {buckets}")
+        _say(f"  {item['name']}, process {item['pid']}, since {_shown(item['since'])}: buckets {buckets}")
+
+
+def _age(item: Mapping[str, Any]) -> str:
+    return str(timedelta(seconds=round(item["oldest_seconds"])))
 
 
 async def replay_published(arguments: argparse.Namespace, settings: Settings, sessions: Sessions) -> None:
-    period = Period(frozenset(arguments.type or ()), arguments.since, arguments.until, arguments.subject)
-    found, first, last = await find_replayable(sessions, period)
-    span = f", written from {_instant(first)} to {_instant(last)}" if found else ""
+    filters = {name: getattr(arguments, name) for name in ("types", "since", "until", "subject")}
+    condition = published(**filters)
+    found, first, last = await count_and_span(sessions, condition)
+    span = f", written from {_shown(first)} to {_shown(last)}" if found else ""
     if arguments.apply:
         ids: list[UUID] = []
         try:
-            async for batch in replay(sessions, period):
+            async for batch in replay(sessions, condition):
                 ids += batch
         finally:
             if ids:
-                filters = {"types": sorted(period.types), "since": _instant(period.since)}
-                filters |= {"until": _instant(period.until), "subject": str(period.subject or "")}
-                log.info("outbox.replayed", count=len(ids), ids=list(map(str, ids[:IDS_LOGGED])), **filters)
+                told = {name: _shown(value) for name, value in filters.items() if value}
+                log.info("outbox.replayed", count=len(ids), ids=list(map(str, ids[:IDS_LOGGED])), **told)
         _say(f"{len(ids)} messages will be published again{span}")
     else:
         _say(f"would publish {found} messages again{span}; --apply does it")
-    _, kept_since, _ = await find_replayable(sessions, Period())
-    kept = f"; the oldest was written at {_instant(kept_since)}" if kept_since else ""
+    _, kept_since, _ = await count_and_span(sessions, published())
+    kept = f"; the oldest was written at {_shown(kept_since)}" if kept_since else ""
     hours = KEEP_PUBLISHED // timedelta(hours=1)
     _say(f"Published messages are deleted after {hours} hours and cannot be published again then{kept}.")
 
@@ -275,11 +269,12 @@ async def _change(
     (verb, done), say = verbs, say or _say
     rows = await _find(arguments, sessions, _columns.id, _columns.message_id, _columns.type)
     selected = {row.id: row for row in rows}
+    order = list(selected) if arguments.apply else []
     kind = f"{await count(sessions, parked=arguments.parked)} {_kind(arguments)}"
     changed: list[UUID] = []
     try:
-        for first in range(0, len(selected) if arguments.apply else 0, batch):
-            ids = list(selected)[first : first + batch]
+        for first in range(0, len(order), batch):
+            ids = order[first : first + batch]
             async with changing(sessions, change, ids, parked=arguments.parked) as letters:
                 await act(letters)
             changed += [letter["id"] for letter in letters]
@@ -319,8 +314,8 @@ async def _find(arguments: argparse.Namespace, sessions: Sessions, *columns: Col
     conditions = [is_parked(arguments.parked)]
     if arguments.id:
         conditions.append(_columns.message_id.in_(arguments.id))
-    if arguments.type:
-        conditions.append(_columns.type.in_(arguments.type))
+    if arguments.types:
+        conditions.append(_columns.type.in_(arguments.types))
     return await find(sessions, columns, *conditions, limit=arguments.limit)
 
 
@@ -374,16 +369,14 @@ def _one_line(text: str | None, at_most: int = 100) -> str:
     return line if len(line) <= at_most else f"{line[: at_most - 1]}…"
 
 
-def _instant(moment: datetime | None) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else ""
-
-
 def _shown(value: object) -> str:
-    return "-" if value is None else _instant(value) if isinstance(value, datetime) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    match value:
+        case None:
+            return "-"
+        case datetime():
+            return value.astimezone(UTC).isoformat(timespec="seconds")
+        case _:
+            return str(value)
 
 
 def _to_json(value: object) -> str:
@@ -395,7 +388,7 @@ def _to_json(value: object) -> str:
 
 def new_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m shared.messaging", description=__doc__)
-    parser.set_defaults(parked=False, id=None, type=None, limit=None)
+    parser.set_defaults(parked=False, id=None, types=None, limit=None)
     groups = parser.add_subparsers(dest="group", required=True)
     outbox = groups.add_parser("outbox", help="the messages this service sends").add_subparsers(required=True)
     letters = groups.add_parser("dead-letters", help="the messages it gave up on").add_subparsers(required=True)
@@ -429,17 +422,13 @@ def new_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return number
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text}: must be greater than 0")
+        return value
 
-
-def _rate(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: must be greater than 0")
     return number
 
 
@@ -463,13 +452,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--apply": {"action": "store_true", "help": "change; without it, only count"},
     "--id": {"action": "append", "help": "this message; may be repeated"},
     "--json": {"action": "store_true", "help": "print JSON, of a list one object a line"},
-    "--limit": {"type": _positive, "help": "at most this many, the oldest first; of a list 50 by default"},
+    "--limit": {"type": _positive(int), "help": "at most this many, the oldest first; of a list 50 by default"},
     "--parked": {"action": "store_true", "help": "parked letters instead of dead letters"},
-    "--rate": {"type": _rate, "metavar": "PER_SECOND", "help": "at most this many a second"},
+    "--rate": {"type": _positive(float), "metavar": "PER_SECOND", "help": "at most this many a second"},
     "--since": {"type": _moment, "metavar": "TIME", "help": "written at or after: RFC 3339, or 90m, 2h, 1d ago"},
     "--subject": {"type": UUID, "help": "only messages of this aggregate"},
     "--to": {"type": Path, "metavar": "FILE", "help": "append the lines to this file instead"},
-    "--type": {"action": "append", "help": "only messages of this type; may be repeated"},
+    "--type": {"action": "append", "dest": "types", "help": "only messages of this type; may be repeated"},
     "--until": {"type": _moment, "metavar": "TIME", "help": "written before"},
 }
 

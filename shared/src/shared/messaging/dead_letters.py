@@ -15,11 +15,13 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError, PublishError
+from pydantic import SecretStr
 from sqlalchemy import ColumnElement, Delete, Update, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
@@ -56,8 +58,14 @@ PROPERTIES = (
 _columns = DEAD_LETTERS.c
 
 
-class CannotReplay(Exception):
-    """The broker did not accept a message; says why in one line."""
+class Stopped(Exception):
+    """An operator's command could not do all of its work; says why."""
+
+
+def place_of(url: SecretStr) -> str:
+    """Return host and port, which may be shown."""
+    parts = urlsplit(url.get_secret_value())
+    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
 
 # -------------------- from message to row and back
@@ -244,25 +252,24 @@ async def move_from_broker(
 
 @asynccontextmanager
 async def replaying(settings: Settings) -> AsyncIterator[Callable[[Letter], Awaitable[None]]]:
-    """Yield a function that returns when the service's own queue has the letter. Both raise ``CannotReplay``.
+    """Yield a function that returns when the service's own queue has the letter. Both raise ``Stopped``.
 
     The default exchange routes by the queue's name: the other one would send to all services that listen.
     """
-    queue = queue_name(settings.service)
 
     async def replay(letter: Letter) -> None:
-        with _broker_errors(queue):
+        with _broker_errors(settings):
             async with asyncio.timeout(BROKER_TIMEOUT):
-                await channel.default_exchange.publish(_message(letter), routing_key=queue, mandatory=True)
+                await channel.default_exchange.publish(_message(letter), routing_key=queue_name(settings.service))
 
-    with _broker_errors(queue):
+    with _broker_errors(settings):
         connection = await connect(settings, "operator")
     try:
-        with _broker_errors(queue):
+        with _broker_errors(settings):
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         yield replay
     finally:
-        with suppress(CannotReplay), _broker_errors(queue):
+        with suppress(Stopped), _broker_errors(settings):
             await connection.close()
 
 
@@ -279,10 +286,12 @@ def _message(letter: Letter) -> aio_pika.Message:
 
 
 @contextmanager
-def _broker_errors(queue: str) -> Iterator[None]:
+def _broker_errors(settings: Settings) -> Iterator[None]:
+    broker = f"RabbitMQ at {place_of(settings.rabbitmq_url)}"
     try:
         yield
     except PublishError:
-        raise CannotReplay(f"the queue {queue} does not exist; start the service's messenger first") from None
+        queue = queue_name(settings.service)
+        raise Stopped(f"{broker}: the queue {queue} does not exist; start the service's messenger first") from None
     except (AMQPError, OSError, TimeoutError, RuntimeError) as error:  # RuntimeError: aio-pika, of what is closed
-        raise CannotReplay(str(error) or "no answer in time") from error
+        raise Stopped(f"{broker}: {str(error) or 'no answer in time'}") from error

@@ -1,12 +1,11 @@
 """The outbox for operators: what is not published yet and why, and publishing again what was."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, TextClause, func, select, text, update
+from sqlalchemy import ColumnElement, TextClause, and_, func, select, text, true, update
 
 from shared.database.engine import Sessions
 from shared.messaging.tables import OUTBOX
@@ -62,36 +61,39 @@ async def outbox_status(sessions: Sessions, service: str) -> dict[str, Any]:
         }
 
 
-@dataclass(frozen=True)
-class Period:
-    """Published messages: of these types, written in ``[since, until)``, about this aggregate."""
+def published(
+    *,
+    types: Sequence[str] = (),
+    since: datetime | None = None,
+    until: datetime | None = None,
+    subject: UUID | None = None,
+) -> ColumnElement[bool]:
+    """Select published messages: of these types, written in ``[since, until)``, about this aggregate."""
+    columns = OUTBOX.c
+    return and_(
+        columns.kind == "message",
+        columns.published_at.is_not(None),
+        columns.type.in_(types) if types else true(),
+        columns.created_at >= since if since else true(),
+        columns.created_at < until if until else true(),
+        columns.aggregate_id == subject if subject else true(),
+    )
 
-    types: frozenset[str] = frozenset()
-    since: datetime | None = None
-    until: datetime | None = None
-    subject: UUID | None = None
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        return [
-            OUTBOX.c.kind == "message",
-            OUTBOX.c.published_at.is_not(None),
-            *([OUTBOX.c.type.in_(self.types)] if self.types else []),
-            *([OUTBOX.c.created_at >= self.since] if self.since else []),
-            *([OUTBOX.c.created_at < self.until] if self.until else []),
-            *([OUTBOX.c.aggregate_id == self.subject] if self.subject else []),
-        ]
-
-
-async def find_replayable(sessions: Sessions, period: Period) -> tuple[int, datetime | None, datetime | None]:
+async def count_and_span(
+    sessions: Sessions, condition: ColumnElement[bool]
+) -> tuple[int, datetime | None, datetime | None]:
     """Return how many messages there are, and when the first and the last were written."""
     created_at = OUTBOX.c.created_at
-    found = select(func.count(), func.min(created_at), func.max(created_at)).where(*period.conditions())
     async with sessions() as session:
+        found = select(func.count(), func.min(created_at), func.max(created_at)).where(condition)
         count, first, last = (await session.execute(found)).one()
     return count, first, last
 
 
-async def replay(sessions: Sessions, period: Period, *, batch: int = 1000) -> AsyncIterator[list[UUID]]:
+async def replay(
+    sessions: Sessions, condition: ColumnElement[bool], *, batch: int = 1000
+) -> AsyncIterator[list[UUID]]:
     """Make published messages unpublished, so that the relay sends them again; yield the ids of each commit.
 
     Only those published before the call: a relay may have sent the first of them again meanwhile.
@@ -100,7 +102,7 @@ async def replay(sessions: Sessions, period: Period, *, batch: int = 1000) -> As
         began_at = await session.scalar(select(func.clock_timestamp()))
     chosen = (
         select(OUTBOX.c.id)
-        .where(*period.conditions(), OUTBOX.c.published_at < began_at)
+        .where(condition, OUTBOX.c.published_at < began_at)
         .order_by(OUTBOX.c.created_at, OUTBOX.c.aggregate_seq)
         .limit(batch)
         .with_for_update()
