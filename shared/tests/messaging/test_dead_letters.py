@@ -29,7 +29,6 @@ from shared.database.engine import Sessions, asyncpg_dsn, new_engine
 from shared.database.provisioning import provision
 from shared.database.tables import new_metadata
 from shared.ids import new_id
-from shared.messaging.connection import connect
 from shared.messaging.consumer import Consumer, Retries
 from shared.messaging.dead_letters import (
     PARK,
@@ -52,7 +51,8 @@ from shared.messaging.topology import (
     queue_name,
 )
 from shared.settings import Settings
-from testkit.plugin import Databases, delete_queues, server
+from testkit.messages import running
+from testkit.plugin import Databases, server
 from testkit.processes import until
 
 SOON = Retries(first_delay=0.001, database_delay=0.01)
@@ -116,13 +116,6 @@ class Bus:
 
 
 @pytest.fixture
-async def connection(settings: Settings) -> AsyncIterator[AbstractConnection]:
-    async with await connect(settings, "test") as connection:
-        yield connection
-        await delete_queues(await connection.channel(), settings.service)
-
-
-@pytest.fixture
 async def bus(settings: Settings, connection: AbstractConnection) -> Bus:
     channel = await connection.channel(on_return_raises=True)
     await declare_queue(channel, settings.service, [])
@@ -133,20 +126,10 @@ async def fail(_: AsyncSession, message: Painted, __: Envelope) -> None:
     raise RuntimeError(f"{message.color} cannot be painted")
 
 
-@asynccontextmanager
-async def consuming(settings: Settings, sessions: Sessions) -> AsyncIterator[None]:
-    """Run a consumer whose handler always fails."""
-    stopping = asyncio.Event()
+def failing_consumer(settings: Settings, sessions: Sessions) -> Consumer:
+    """Return a consumer whose handler always fails."""
     subscription = Subscription(Painted, fail, keep="every")
-    consumer = Consumer(settings, sessions, [subscription], retries=SOON, measure_every=0.05)
-    task = asyncio.create_task(consumer.run(stopping))
-    try:
-        async with asyncio.timeout(30):
-            yield
-    finally:
-        stopping.set()
-        async with asyncio.timeout(20):
-            await task
+    return Consumer(settings, sessions, [subscription], retries=SOON, measure_every=0.05)
 
 
 async def rows(engine: AsyncEngine) -> list[Letter]:
@@ -176,7 +159,7 @@ async def test_a_message_that_always_fails_becomes_one_row_with_all_that_is_know
         "content_type": "application/cloudevents+json",
         "headers": {"tracestate": "a=b"},
     }
-    async with consuming(settings, sessions):
+    async with running(failing_consumer(settings, sessions)):
         for _ in range(2):  # the second as after a crash between commit and ack
             await bus.send(body, **properties)
         await until(has_rows(engine, 1))
@@ -214,7 +197,7 @@ async def test_what_cannot_be_read_is_kept_byte_for_byte(
         b"",
         envelope(new_id(), message_type="events.wall.painted.v2"),
     ]
-    async with consuming(settings, sessions):
+    async with running(failing_consumer(settings, sessions)):
         for body in bodies:
             await bus.send(body)
         await until(has_rows(engine, len(bodies)))
@@ -265,7 +248,7 @@ async def test_a_kill_between_commit_and_ack_leaves_one_row(
             return await bus.count() == 1
 
         await until(is_given_back)
-    async with consuming(settings, sessions):
+    async with running(failing_consumer(settings, sessions)):
         await until(bus.is_empty)
     (after,) = await rows(engine)
     assert (after["id"], after["body"]) == (before["id"], b"not an envelope")
@@ -289,11 +272,11 @@ async def test_while_the_database_is_unavailable_messages_stay_in_their_queues(
     await bus.send(b"not an envelope")
     await bus.send(b"{}", dead_letter_queue_name(settings.service))
     async with closed_database(settings):
-        async with consuming(settings, sessions):
+        async with running(failing_consumer(settings, sessions)):
             await until(is_given_up)
         async with asyncio.timeout(10):
             await until(are_both_back)
-    async with consuming(settings, sessions):
+    async with running(failing_consumer(settings, sessions)):
         await until(has_rows(engine, 2))
         await until(bus.is_empty)
 
@@ -326,7 +309,7 @@ async def test_a_message_over_the_delivery_limit_is_moved_into_the_table(
         message = await own.get(timeout=10)
         assert message is not None
         await message.reject(requeue=True)
-    async with consuming(settings, sessions):
+    async with running(failing_consumer(settings, sessions)):
         await until(has_rows(engine, 1))
         await until(bus.is_empty)
     (letter,) = await rows(engine)
@@ -348,7 +331,7 @@ async def test_the_queues_of_the_first_release_are_emptied_into_the_table_and_pa
         )
     await bus.send(b"\xff", dead)
     await bus.send(b"y" * (8 << 20), parked)
-    async with consuming(settings, sessions):
+    async with running(failing_consumer(settings, sessions)):
         await until(has_rows(engine, 252))
         await until(bus.is_empty)
     letters = {letter["message_id"]: letter for letter in await rows(engine)}
@@ -382,7 +365,7 @@ async def test_a_message_moved_twice_is_one_row(
     with pytest.raises(RuntimeError):
         await move_from_broker(channel, dead, keep_and_crash, parked=False)
     await channel.close()
-    async with consuming(settings, sessions):
+    async with running(failing_consumer(settings, sessions)):
         await until(bus.is_empty)
     assert len(await rows(engine)) == 3
 
@@ -391,7 +374,7 @@ async def test_what_a_pod_of_the_release_before_gives_up_during_a_roll_out_is_mo
     settings: Settings, engine: AsyncEngine, sessions: Sessions, bus: Bus
 ) -> None:
     dead, parked = dead_letter_queue_name(settings.service), parked_queue_name(settings.service)
-    async with consuming(settings, sessions):
+    async with running(failing_consumer(settings, sessions)):
         await bus.send(b"unreadable here")
         await until(has_rows(engine, 1))
         for count in (2, 3):
@@ -400,7 +383,7 @@ async def test_what_a_pod_of_the_release_before_gives_up_during_a_roll_out_is_mo
         # The old pod declares its parked queue, and an operator parks a letter there.
         await bus.declare_parked()
         await bus.send(b"parked there", parked, headers=FAILURE_HEADERS)
-    async with consuming(settings, sessions):
+    async with running(failing_consumer(settings, sessions)):
         await until(has_rows(engine, 4))
     assert [letter["body"] for letter in await rows(engine) if letter["parked_at"]] == [b"parked there"]
 
@@ -408,7 +391,7 @@ async def test_what_a_pod_of_the_release_before_gives_up_during_a_roll_out_is_mo
 async def test_the_parked_queue_is_not_declared_any_more(
     settings: Settings, engine: AsyncEngine, sessions: Sessions, bus: Bus, connection: AbstractConnection
 ) -> None:
-    async with consuming(settings, sessions):
+    async with running(failing_consumer(settings, sessions)):
         await bus.send(b"unreadable")
         await until(has_rows(engine, 1))
     with pytest.raises(ChannelNotFoundEntity):

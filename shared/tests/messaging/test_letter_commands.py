@@ -5,8 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,14 +23,13 @@ from shared.contracts.envelope import Envelope, Message
 from shared.database.engine import Sessions
 from shared.ids import new_id
 from shared.messaging.__main__ import main, new_parser, run
-from shared.messaging.connection import connect
 from shared.messaging.consumer import Consumer, Retries
 from shared.messaging.dead_letters import Stopped, from_file_line, keep
 from shared.messaging.inbox import Subscription
 from shared.messaging.tables import DEAD_LETTERS
 from shared.messaging.topology import EXCHANGE, declare_queue, queue_name
 from shared.settings import Settings
-from testkit.plugin import delete_queues
+from testkit.messages import running
 from testkit.processes import until
 
 SOON = Retries(first_delay=0.001)
@@ -126,13 +124,6 @@ class Bus:
 
     async def ids(self) -> list[str]:
         return [str(message.message_id) for message in await self.take()]
-
-
-@pytest.fixture
-async def connection(settings: Settings) -> AsyncIterator[AbstractConnection]:
-    async with await connect(settings, "test") as connection:
-        yield connection
-        await delete_queues(await connection.channel(), settings.service)
 
 
 @pytest.fixture
@@ -259,19 +250,6 @@ async def test_foreign_bodies_are_shown_without_harm(
 # -------------------- replay
 
 
-@asynccontextmanager
-async def consuming(settings: Settings, sessions: Sessions, subscription: Subscription[Any]) -> AsyncIterator[None]:
-    stopping = asyncio.Event()
-    task = asyncio.create_task(Consumer(settings, sessions, [subscription], retries=SOON).run(stopping))
-    try:
-        async with asyncio.timeout(30):
-            yield
-    finally:
-        stopping.set()
-        async with asyncio.timeout(20):
-            await task
-
-
 async def test_a_replayed_message_is_handled_and_has_one_effect(
     settings: Settings, engine: AsyncEngine, sessions: Sessions, bus: Bus
 ) -> None:
@@ -295,7 +273,9 @@ async def test_a_replayed_message_is_handled_and_has_one_effect(
     async def is_drained() -> bool:
         return await bus.count() == 0
 
-    async with consuming(settings, sessions, Subscription(Painted, on_painted, keep="every")):
+    async with running(
+        Consumer(settings, sessions, [Subscription(Painted, on_painted, keep="every")], retries=SOON)
+    ):
         message = aio_pika.Message(body.encode(), message_id=str(message_id))
         await bus.channel.default_exchange.publish(message, bus.name)
         for _ in range(2):  # a message that fails again after a replay is a dead letter again
@@ -329,7 +309,7 @@ async def test_a_replayed_state_that_is_older_than_its_aggregate_is_stale_and_a_
     async def is_drained() -> bool:
         return await bus.count() == 0
 
-    async with consuming(settings, sessions, Subscription(Painted, on_painted, keep=kept)):
+    async with running(Consumer(settings, sessions, [Subscription(Painted, on_painted, keep=kept)], retries=SOON)):
         body = envelope(newer, 2, wall)
         await bus.channel.default_exchange.publish(aio_pika.Message(body.encode()), bus.name)
         await until(is_handled)

@@ -2,10 +2,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
 from uuid import UUID
 
 import aio_pika
@@ -15,44 +12,19 @@ from pydantic import SecretStr
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from shared.contracts.envelope import Envelope, Message
+from shared.contracts.envelope import Envelope
 from shared.database.engine import Sessions, new_sessions
 from shared.ids import new_id
 from shared.messaging import outbox, outbox_history
 from shared.messaging.__main__ import main, new_parser, run
-from shared.messaging.connection import connect
 from shared.messaging.consumer import Consumer
 from shared.messaging.inbox import Subscription
 from shared.messaging.relay import BUCKETS, Relay
 from shared.messaging.tables import OUTBOX
-from shared.messaging.topology import EXCHANGE, queue_name
+from shared.messaging.topology import queue_name
 from shared.settings import Settings
-from testkit.plugin import delete_queues
-
-
-def message_class(service: str, verb: str = "painted") -> type[Message]:
-    class Painted(Message):
-        message_type: ClassVar[str] = f"{service}.wall.{verb}.v1"
-        color: str
-
-    return Painted
-
-
-@pytest.fixture
-async def connection(settings: Settings) -> AsyncIterator[AbstractConnection]:
-    async with await connect(settings, "test") as connection:
-        yield connection
-        await delete_queues(await connection.channel(), settings.service)
-
-
-@pytest.fixture
-async def spy(settings: Settings, connection: AbstractConnection) -> AbstractQueue:
-    """A queue that gets every message of the service under test."""
-    channel = await connection.channel()
-    exchange = await channel.declare_exchange(EXCHANGE, "topic", durable=True)
-    queue = await channel.declare_queue(exclusive=True)
-    await queue.bind(exchange, f"{settings.service}.#")
-    return queue
+from testkit.messages import Painted, paint, painted_class, running
+from testkit.processes import until
 
 
 async def take(queue: AbstractQueue, count: int) -> list[str]:
@@ -66,36 +38,13 @@ async def take(queue: AbstractQueue, count: int) -> list[str]:
     return taken
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110 - the condition lives in another process
-            await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def running(part: Any) -> AsyncIterator[None]:
-    stopping = asyncio.Event()
-    task = asyncio.create_task(part.run(stopping))
-    try:
-        yield
-    finally:
-        stopping.set()
-        async with asyncio.timeout(20):
-            await task
-
-
-def relay_of(settings: Settings, engine: AsyncEngine) -> Relay:
-    return Relay(settings)
-
-
-async def write(sessions: Sessions, kind: type[Message], count: int, subject: UUID | None = None) -> list[str]:
+async def write(sessions: Sessions, kind: type[Painted], count: int, subject: UUID | None = None) -> list[str]:
     """Add messages to the outbox, each in its own transaction. Return their ids."""
     subject = subject or new_id()
     ids = []
     for seq in range(1, count + 1):
         async with sessions.begin() as session:
-            message = kind.model_validate({"organizer": "acme", "color": str(seq)})
-            ids.append(str(await outbox.add(session, message, subject=subject, seq=seq)))
+            ids.append(str(await outbox.add(session, paint(kind, str(seq)), subject=subject, seq=seq)))
     return ids
 
 
@@ -126,7 +75,7 @@ async def command(settings: Settings, *argv: str) -> None:
 async def test_status_shows_what_waits_what_was_refused_and_what_was_published(
     settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    painted, primed = message_class(settings.service), message_class(settings.service, "primed")
+    painted, primed = painted_class(settings.service), painted_class(settings.service, "primed")
     await write(sessions, painted, 2)
     await mark_published(engine)
     await write(sessions, painted, 3)
@@ -162,13 +111,13 @@ async def test_status_shows_what_waits_what_was_refused_and_what_was_published(
 
 
 async def test_status_shows_which_relay_holds_which_buckets(settings: Settings, engine: AsyncEngine) -> None:
-    relays = [relay_of(settings, engine), relay_of(settings, engine)]
+    relays = [Relay(settings), Relay(settings)]
 
     async def are_shared() -> bool:
         return [len(relay.buckets) for relay in relays] == [BUCKETS // 2, BUCKETS // 2]
 
     async with running(relays[0]), running(relays[1]):
-        await eventually(are_shared)
+        await until(are_shared)
         shown = (await outbox_history.outbox_status(new_sessions(engine), settings.service))["relays"]
         held = [sorted(relay.buckets) for relay in relays]
     assert [item["name"] for item in shown] == [f"{settings.service}.relay"] * 2
@@ -185,7 +134,7 @@ async def test_a_replay_publishes_messages_again_with_the_same_ids_in_order_and_
     spy: AbstractQueue,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    painted = message_class(settings.service)
+    painted = painted_class(settings.service)
     ids = await write(sessions, painted, 5)
     async with sessions.begin() as session:
         await outbox.add_job(session, painted.message_type, queue="jobs", job_id=new_id())
@@ -193,26 +142,26 @@ async def test_a_replay_publishes_messages_again_with_the_same_ids_in_order_and_
     await command(settings, "replay", "--type", painted.message_type, "--apply")
     assert await waiting(engine) == ids
     assert "5 messages will be published again, written from" in capsys.readouterr().out
-    async with running(relay_of(settings, engine)):
+    async with running(Relay(settings)):
         assert await take(spy, 5) == ids
 
 
 async def test_a_replay_selects_each_message_once_while_relays_publish(
     settings: Settings, engine: AsyncEngine, sessions: Sessions, spy: AbstractQueue
 ) -> None:
-    painted = message_class(settings.service)
+    painted = painted_class(settings.service)
     ids = await write(sessions, painted, 9)
-    async with running(relay_of(settings, engine)):
+    async with running(Relay(settings)):
         assert await take(spy, 9) == ids
 
         async def is_idle() -> bool:
             return not await waiting(engine)
 
-        await eventually(is_idle)
+        await until(is_idle)
         condition = outbox_history.published(types=[painted.message_type])
         batches = [batch async for batch in outbox_history.replay(sessions, condition, batch=2)]
         assert await take(spy, 9) == ids
-        await eventually(is_idle)
+        await until(is_idle)
     assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
     assert [str(message_id) for batch in batches for message_id in sorted(batch)] == ids
 
@@ -220,7 +169,7 @@ async def test_a_replay_selects_each_message_once_while_relays_publish(
 async def test_a_message_published_again_during_the_replay_is_not_replayed_again(
     settings: Settings, engine: AsyncEngine, sessions: Sessions
 ) -> None:
-    painted = message_class(settings.service)
+    painted = painted_class(settings.service)
     await write(sessions, painted, 5)
     await mark_published(engine)
     async with asyncio.timeout(20), engine.connect() as connection:
@@ -241,10 +190,10 @@ async def test_a_message_published_again_during_the_replay_is_not_replayed_again
 async def test_the_receivers_inbox_absorbs_a_replay(
     settings: Settings, engine: AsyncEngine, sessions: Sessions, connection: AbstractConnection, spy: AbstractQueue
 ) -> None:
-    painted = message_class(settings.service)
+    painted = painted_class(settings.service)
     effects: list[str] = []
 
-    async def on_painted(session: AsyncSession, message: Any, envelope: Envelope) -> None:
+    async def on_painted(session: AsyncSession, message: Painted, envelope: Envelope) -> None:
         effects.append(str(envelope.id))
 
     consumer = Consumer(settings, sessions, [Subscription(painted, on_painted, keep="latest")])
@@ -258,15 +207,15 @@ async def test_the_receivers_inbox_absorbs_a_replay(
         return True
 
     async with running(consumer):
-        await eventually(is_listening)
-        async with running(relay_of(settings, engine)):
+        await until(is_listening)
+        async with running(Relay(settings)):
             ids = await write(sessions, painted, 3)
             assert await take(spy, 3) == ids
 
             async def are_handled() -> bool:
                 return effects == ids and not await waiting(engine)
 
-            await eventually(are_handled)
+            await until(are_handled)
             await command(settings, "replay", "--type", painted.message_type, "--apply")
             assert await take(spy, 3) == ids
 
@@ -274,14 +223,14 @@ async def test_the_receivers_inbox_absorbs_a_replay(
             queue = await channel.declare_queue(queue_name(settings.service), passive=True)
             return queue.declaration_result.message_count == 0
 
-        await eventually(is_drained)
+        await until(is_drained)
     assert effects == ids
 
 
 async def test_messages_are_selected_by_type_time_and_subject(
     settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    painted, primed = message_class(settings.service), message_class(settings.service, "primed")
+    painted, primed = painted_class(settings.service), painted_class(settings.service, "primed")
     wall = new_id()
     old = await write(sessions, painted, 1, wall)
     await mark_published(engine, ago=timedelta(hours=3))
@@ -312,7 +261,7 @@ async def test_messages_are_selected_by_type_time_and_subject(
 async def test_without_apply_a_replay_only_counts(
     settings: Settings, engine: AsyncEngine, sessions: Sessions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await write(sessions, message_class(settings.service), 2)
+    await write(sessions, painted_class(settings.service), 2)
     await mark_published(engine)
     await command(settings, "replay", "--since", "1h")
     would, kept = capsys.readouterr().out.splitlines()
