@@ -1,4 +1,4 @@
-"""Ids: UUIDv7, so that new rows stand together in an index and sort by their time of birth."""
+"""Ids are UUIDv7, so that new rows are adjacent in an index and sort by their time of creation."""
 
 from uuid import UUID
 
@@ -6,5 +6,5 @@ from uuid_utils.compat import uuid7
 
 
 def new_id() -> UUID:
-    """A UUIDv7; unique across processes without asking anybody."""
+    """Return a UUIDv7, unique across processes without coordination."""
     return uuid7()

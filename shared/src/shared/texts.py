@@ -28,27 +28,27 @@ Path: TypeAlias = tuple[str | int, ...]
 
 def storable_json(value: JsonValue, path: Path = ()) -> JsonValue:
     """Return the value. Raise ``ValueError`` with the path of a text or number that cannot be stored."""
-    try:
-        match value:
-            case str():
-                storable(value)
-            case float() if not math.isfinite(value):
-                raise ValueError("is not a finite number")
-            case list():
-                for index, item in enumerate(value):
-                    storable_json(item, (*path, index))
-            case dict():
-                for key, item in value.items():
-                    storable(key)
-                    storable_json(item, (*path, key))
-    except _Placed:
-        raise
-    except ValueError as error:
-        raise _Placed(
-            f"{'.'.join(map(str, path)) or 'the value'} {error}".encode("ascii", "replace").decode()
-        ) from None
+    match value:
+        case str():
+            _check_text(value, path)
+        case float() if not math.isfinite(value):
+            raise ValueError(f"{_dotted(path)} is not a finite number")
+        case list():
+            for index, item in enumerate(value):
+                storable_json(item, (*path, index))
+        case dict():
+            for key, item in value.items():
+                _check_text(key, path)
+                storable_json(item, (*path, key))
     return value
 
 
-class _Placed(ValueError):
-    pass
+def _check_text(text: str, path: Path) -> None:
+    try:
+        storable(text)
+    except ValueError as error:
+        raise ValueError(f"{_dotted(path)} {error}") from None
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path)).encode("ascii", "replace").decode() or "the value"

@@ -1,4 +1,4 @@
-"""What is the same in all services: commit before the answer, problem documents, ids, probes, limits."""
+"""What all services share: the commit before the response, problem documents, request ids, probes."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -48,7 +48,7 @@ def _router() -> APIRouter:
 
 
 class Unsendable(Response):
-    """Fails after the commit, before anything is sent."""
+    """A response that fails after the commit, before anything is sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("secret of the response")
@@ -57,7 +57,7 @@ class Unsendable(Response):
 @pytest.fixture
 async def app(settings: Settings, engine: AsyncEngine, tokens: TokenFactory) -> AsyncIterator[FastAPI]:
     async with engine.begin() as connection:
-        # The constraint is checked at the commit, so it is the commit that fails.
+        # The constraint is deferred, so that the commit itself fails.
         await connection.execute(
             text("CREATE TABLE walls (color text, CONSTRAINT one UNIQUE (color) DEFERRABLE INITIALLY DEFERRED)")
         )
@@ -80,23 +80,21 @@ async def count(engine: AsyncEngine) -> int:
         return await connection.scalar(text("SELECT count(*) FROM walls")) or 0
 
 
-async def test_a_commit_that_fails_is_never_answered_with_success(
-    client: httpx.AsyncClient, engine: AsyncEngine
-) -> None:
+async def test_a_failed_commit_is_not_answered_with_success(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
     assert (await client.post("/walls", json={"color": "red"})).status_code == 201
-    answer = await client.post("/walls", json={"color": "red"})
-    assert answer.status_code == 500
-    assert "Nothing was changed." in answer.json()["detail"]
+    response = await client.post("/walls", json={"color": "red"})
+    assert response.status_code == 500
+    assert "Nothing was changed." in response.json()["detail"]
     assert await count(engine) == 1
 
 
-async def test_a_refusal_is_a_problem_document_and_undoes_the_change(
+async def test_a_refusal_is_a_problem_document_and_rolls_back(
     client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
-    answer = await client.post("/walls", json={"color": "wet"}, headers={"X-Request-ID": "abc-1"})
-    assert answer.status_code == 409
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json() == {
+    response = await client.post("/walls", json={"color": "wet"}, headers={"X-Request-ID": "abc-1"})
+    assert response.status_code == 409
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json() == {
         "type": "urn:rostrum:problem:conflict",
         "title": "Conflict with the current state",
         "status": 409,
@@ -105,25 +103,25 @@ async def test_a_refusal_is_a_problem_document_and_undoes_the_change(
         "errors": [{"field": "color", "message": "The wall is wet. Wait an hour.", "alternatives": ["dry"]}],
         "request_id": "abc-1",
     }
-    assert answer.headers["x-request-id"] == "abc-1"
+    assert response.headers["x-request-id"] == "abc-1"
     assert await count(engine) == 0
 
 
-async def test_a_fault_of_ours_tells_nothing_of_its_inside(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
-    answer = await client.post("/walls", json={"color": "bug"})
-    assert answer.status_code == 500
-    assert answer.json()["code"] == "internal"
-    assert "Nothing was changed." in answer.json()["detail"]
-    assert "secret" not in answer.text
+async def test_an_internal_error_reveals_no_exception_text(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
+    response = await client.post("/walls", json={"color": "bug"})
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal"
+    assert "Nothing was changed." in response.json()["detail"]
+    assert "secret" not in response.text
     assert await count(engine) == 0
 
 
 async def test_an_error_after_the_commit_does_not_claim_that_nothing_was_changed(
     client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
-    answer = await client.post("/walls/red/report")
-    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
-    assert "may or may not have been saved" in answer.json()["detail"]
+    response = await client.post("/walls/red/report")
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert "may or may not have been saved" in response.json()["detail"]
     assert await count(engine) == 1
 
 
@@ -135,24 +133,26 @@ async def test_an_error_after_the_commit_does_not_claim_that_nothing_was_changed
         (b'{"color": "' + b"x" * (2 << 20) + b'"}', 413, "large"),
     ],
 )
-async def test_bad_bodies_are_named(client: httpx.AsyncClient, content: bytes, status: int, words: str) -> None:
-    answer = await client.post("/walls", content=content, headers={"Content-Type": "application/json"})
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert words in answer.text.lower()
+async def test_an_invalid_body_is_refused_by_field(
+    client: httpx.AsyncClient, content: bytes, status: int, words: str
+) -> None:
+    response = await client.post("/walls", content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert words in response.text.lower()
 
 
 async def test_an_unknown_path_is_a_problem_document_too(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/nowhere")
-    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+    response = await client.get("/nowhere")
+    assert (response.status_code, response.json()["code"]) == (404, "not-found")
 
 
 async def test_a_request_id_that_could_forge_a_log_line_is_replaced(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/nowhere", headers={"X-Request-ID": 'x" level="error'})
-    assert '"' not in answer.headers["x-request-id"]
+    response = await client.get("/nowhere", headers={"X-Request-ID": 'x" level="error'})
+    assert '"' not in response.headers["x-request-id"]
 
 
-async def test_ready_falls_when_the_database_is_gone_and_live_does_not(
+async def test_an_unavailable_database_fails_readiness_and_not_liveness(
     settings: Settings, tokens: TokenFactory
 ) -> None:
     gone = settings.model_copy(
@@ -169,9 +169,9 @@ async def test_ready_falls_when_the_database_is_gone_and_live_does_not(
             assert ready.status_code == 503
             assert "database" in ready.json()["failed"]
             assert (await client.get("/healthz/live")).status_code == 200
-            answer = await client.post("/walls", json={"color": "red"})
-            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-            assert answer.headers["retry-after"]
+            response = await client.post("/walls", json={"color": "red"})
+            assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+            assert response.headers["retry-after"]
 
 
 async def test_metrics_count_requests_by_route_template(client: httpx.AsyncClient) -> None:
@@ -180,7 +180,7 @@ async def test_metrics_count_requests_by_route_template(client: httpx.AsyncClien
     assert 'rostrum_http_request_seconds_count{method="POST",route="/walls",status="201"}' in metrics
 
 
-async def test_the_gateways_own_refusals_are_problem_documents_too(client: httpx.AsyncClient) -> None:
+async def test_the_gateway_gets_problem_documents_for_its_refusals(client: httpx.AsyncClient) -> None:
     slow_down = await client.get("/docs/refusals/429")
     assert (slow_down.status_code, slow_down.json()["code"]) == (429, "too-many-requests")
     assert slow_down.headers["retry-after"] == "1"

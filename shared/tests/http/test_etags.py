@@ -9,25 +9,25 @@ def test_the_tag_of_a_version_is_strong_and_quoted() -> None:
 
 
 @pytest.mark.parametrize("version", ["", 'a"b', "a b", "ä", "a\r\nSet-Cookie: x"])
-def test_what_can_not_stand_in_a_tag_is_refused(version: str) -> None:
+def test_a_version_that_a_tag_cannot_hold_is_refused(version: str) -> None:
     with pytest.raises(ValueError, match="ETag"):
         etag_of(version)
 
 
 @pytest.mark.parametrize("header", [None, "*", " * ", '"7"', '"6", "7"', '"a,b" ,, "7"', 'W/"6","7"', '"7",'])
-def test_a_caller_that_saw_the_present_version_may_change_it(header: str | None) -> None:
+def test_if_match_with_the_current_version_passes(header: str | None) -> None:
     check_if_match(header, '"7"')
 
 
 @pytest.mark.parametrize("header", ['"6"', 'W/"7"', "7", "", '"7', '"7" "8"', '"*"', '"x", 7', '"77"', '"6,"7"'])
-def test_a_caller_that_saw_another_version_gets_a_412_with_the_present_one(header: str) -> None:
+def test_if_match_with_another_version_is_a_412_with_the_current_tag(header: str) -> None:
     with pytest.raises(PreconditionFailed) as refused:
         check_if_match(header, '"7"')
     assert refused.value.status == 412
     assert refused.value.headers == {"ETag": '"7"'}
 
 
-def test_a_long_header_of_nonsense_costs_little() -> None:
+def test_a_long_malformed_header_is_refused_quickly() -> None:
     with pytest.raises(PreconditionFailed):
         check_if_match('"7" ,' * 10_000 + "x", '"7"')
     with pytest.raises(PreconditionFailed):
@@ -48,5 +48,5 @@ def test_a_long_header_of_nonsense_costs_little() -> None:
         ("7", False),
     ],
 )
-def test_a_reader_that_knows_the_present_version_gets_a_304(header: str | None, fresh: bool) -> None:
+def test_if_none_match_with_the_current_version_is_a_304(header: str | None, fresh: bool) -> None:
     assert is_not_modified(header, '"7"') is fresh

@@ -1,19 +1,7 @@
-"""Idempotency-Key: a creation that is sent twice happens once, and both senders get the same answer.
+"""Idempotency-Key: a creation that is sent twice happens once, and both requests get the same response.
 
-The key is a row that is written in the transaction that does the work, so there is no state in between: a crash
-leaves neither key nor work. After draft-ietf-httpapi-idempotency-key-header-07. In a route::
-
-    @router.post("/events", status_code=201, response_model=EventRead)
-    async def create_event(
-        body: EventCreate, principal: ..., session: SessionDep, idempotent: IdempotentDep
-    ) -> Response:
-        async def work() -> Response:
-            event = await service.create_event(session, body)
-            return created(f"/v1/events/{event.id}", EventRead.of(event))
-
-        return await idempotent.create(principal, work)
-
-Without the header ``work`` simply runs. Keys live for 24 hours and belong to one organizer, subject and path.
+The key is a row, written in the transaction that does the work, so a crash leaves neither. It lives for 24 hours
+and belongs to one organizer, subject and path. After draft-ietf-httpapi-idempotency-key-header-07.
 """
 
 import hashlib
@@ -25,12 +13,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import Depends, Header, Request, Response
-from sqlalchemy import (
-    delete,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -42,7 +25,7 @@ from shared.problems import Conflict, Invalid
 
 LIFETIME = timedelta(hours=24)
 MAX_KEY_LENGTH = 255
-# An entry of a PostgreSQL index may have 2.7 KB; organizer and subject take up to 1.8 of them.
+# PostgreSQL limits an index entry to 2.7 kB, of which organizer and subject take up to 1.8.
 MAX_OPERATION_LENGTH = 300
 
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -54,7 +37,7 @@ class IdempotencyKeyInvalid(Invalid):
 
     def __init__(self) -> None:
         super().__init__(
-            f"Send 1 to {MAX_KEY_LENGTH} printable ASCII characters, such as a UUID, with or without quotes.",
+            f"The key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters, quoted or not. Send a UUID.",
             field="header.Idempotency-Key",
         )
 
@@ -65,7 +48,7 @@ class IdempotencyKeyReused(Invalid):
 
     def __init__(self) -> None:
         super().__init__(
-            "This key came with another body or query before. Send a new key for a new request.",
+            "This key was sent with another body or query before. Send a new key with a new request.",
             field="header.Idempotency-Key",
         )
 
@@ -76,7 +59,7 @@ class IdempotencyInProgress(Conflict):
 
     def __init__(self) -> None:
         super().__init__(
-            "A request with this Idempotency-Key has not finished yet. Send it again, with the same key, soon.",
+            "A request with this Idempotency-Key is still in progress. Repeat yours with the same key.",
             headers={"Retry-After": "2"},
         )
 
@@ -92,15 +75,15 @@ class IdempotentRequest:
     async def create(
         self, principal: Principal, work: Callable[[], Awaitable[Response]], *, fingerprint: bytes | None = None
     ) -> Response:
-        """Answers with what ``work`` gives, or with what it gave when this key came first.
+        """Return the response of ``work``, or the stored response of an earlier request with the same key.
 
-        ``work`` uses the same session without committing it, is awaited at most once, and may raise: then the key
-        is forgotten with the rest of the transaction. Only 2xx answers are kept. A route that reads its body as a
-        stream or a form passes a ``fingerprint`` of it.
+        ``work`` must return a 2xx response, use the same session and not commit it; if it raises, the key is rolled
+        back too. A route that reads its body as a stream or form must pass a ``fingerprint`` of it. Without a key,
+        ``work`` simply runs.
 
-        A request with the same key that is under way holds this one up until it ends, for as long as the session's
-        ``lock_timeout``. Raises ``IdempotencyInProgress`` after that, ``IdempotencyKeyReused`` when the key came
-        with another request, and ``IdempotencyKeyInvalid``.
+        Waits while another request with the key is in progress, and raises ``IdempotencyInProgress`` after the
+        session's ``lock_timeout``. Raises ``IdempotencyKeyReused`` when the key came with another request, and
+        ``IdempotencyKeyInvalid``.
         """
         if self.key is None:
             return await work()
@@ -111,18 +94,13 @@ class IdempotentRequest:
             "key": _read_key(self.key),
         }
         request_hash = _hash(self.request, await self.request.body() if fingerprint is None else fingerprint)
-        if not await _take(self.session, row, request_hash):
-            return await _stored(self.session, row, request_hash)
-
-        answer = await work()
-        this_row = [IDEMPOTENCY_KEYS.c[name] == value for name, value in row.items()]
-        if 200 <= answer.status_code < 300:
-            headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
-            kept = {"status": answer.status_code, "body": bytes(answer.body), "headers": headers}
-            await self.session.execute(update(IDEMPOTENCY_KEYS).where(*this_row).values(kept))
-        else:
-            await self.session.execute(delete(IDEMPOTENCY_KEYS).where(*this_row))
-        return answer
+        if not await _claim(self.session, row, request_hash):
+            return await _replay(self.session, row, request_hash)
+        response = await work()
+        headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+        stored = {"status": response.status_code, "body": bytes(response.body), "headers": headers}
+        await self.session.execute(update(IDEMPOTENCY_KEYS).filter_by(**row).values(stored))
+        return response
 
 
 async def _idempotent_request(
@@ -131,8 +109,8 @@ async def _idempotent_request(
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="Any new text, such as a UUID. The same request with the same key within 24 hours is done "
-            "once and answered twice; the second answer has `Idempotent-Replayed: true`."
+            description="A new text, such as a UUID. A repetition with the same key within 24 hours changes "
+            "nothing and gets the first response again, with `Idempotent-Replayed: true`."
         ),
     ] = None,
 ) -> IdempotentRequest:
@@ -142,7 +120,7 @@ async def _idempotent_request(
 IdempotentDep = Annotated[IdempotentRequest, Depends(_idempotent_request)]
 
 
-async def _take(session: AsyncSession, row: dict[str, str], request_hash: bytes) -> bool:
+async def _claim(session: AsyncSession, row: dict[str, str], request_hash: bytes) -> bool:
     """Return whether the key is new or expired and now belongs to this transaction.
 
     Wait for another transaction that has the key, since the unique index blocks until that one ends.
@@ -155,24 +133,17 @@ async def _take(session: AsyncSession, row: dict[str, str], request_hash: bytes)
         where=IDEMPOTENCY_KEYS.c.expires_at <= func.clock_timestamp(),
     )
     try:
-        taken = await session.execute(statement.returning(IDEMPOTENCY_KEYS.c.key))
+        claimed = await session.execute(statement.returning(IDEMPOTENCY_KEYS.c.key))
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             raise IdempotencyInProgress from error
         raise
-    return taken.first() is not None
+    return claimed.first() is not None
 
 
-async def _stored(session: AsyncSession, row: dict[str, str], request_hash: bytes) -> Response:
-    keys = IDEMPOTENCY_KEYS
-    first = (
-        await session.execute(
-            select(keys.c.request_hash, keys.c.status, keys.c.body, keys.c.headers).where(
-                *(keys.c[name] == value for name, value in row.items())
-            )
-        )
-    ).one_or_none()
-    if first is None or first.status is None:  # swept away, or its work has committed on its own and goes on
+async def _replay(session: AsyncSession, row: dict[str, str], request_hash: bytes) -> Response:
+    first = (await session.execute(select(IDEMPOTENCY_KEYS).filter_by(**row))).one_or_none()
+    if first is None:  # it has expired and was pruned since
         raise IdempotencyInProgress
     if first.request_hash != request_hash:
         raise IdempotencyKeyReused
@@ -191,7 +162,7 @@ def _hash(request: Request, content: bytes) -> bytes:
 
 
 def _read_key(header: str) -> str:
-    """The key itself; a structured-field String (RFC 9651, 3.3.3) when it stands in quotes."""
+    """Return the key, which may be a structured-field String in quotes (RFC 9651, 3.3.3)."""
     key = header.strip()
     if key.startswith('"'):
         if not re.fullmatch(r'"(?:[^"\\]|\\["\\])*"', key):
