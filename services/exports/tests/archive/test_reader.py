@@ -171,7 +171,7 @@ def test_three_dialects_say_the_same(zipped: Zipped) -> None:
     assert [image.member for image in found[0].images] == ["images/logo.png", "images/speakers/Zoe_2.png"]
     assert found[0].images[1].used_by == ["speakers/2"]
     assert [len(one.report) for one in found] == [0, 1, 0]
-    assert told(found[1], "taken from the sessions").member == "session_types"
+    assert told(found[1], "imported from the sessions").member == "session_types"
     programme = found[0].programme
     session = programme.sessions[0]
     assert (session.track, session.microlocation, session.session_type, session.speakers) == ("3", "4", "5", ["2"])
@@ -205,13 +205,13 @@ def test_an_id_given_twice_gets_another_key_and_links_follow_the_name(read: Read
     )
     assert [(s.key, s.name) for s in found.programme.speakers] == [("1", "Ada"), ("1-3", "Bob"), ("1-2", "Cem")]
     assert found.programme.sessions[0].speakers == ["1-3", "1"]
-    assert told(found, "Id 1 is taken").record == "1-3"
+    assert told(found, "Id 1 is already in use").record == "1-3"
 
 
 def test_the_same_record_twice_is_taken_once(read: Read) -> None:
     found = read(sessions=[{"id": 1, "title": "T"}, {"id": 1, "title": "T"}])
     assert len(found.programme.sessions) == 1
-    told(found, "taken once")
+    told(found, "imported once")
 
 
 @pytest.mark.parametrize("nothing", [None, "", [], True, {"a": 1}])
@@ -242,7 +242,7 @@ def test_a_nested_record_that_its_list_lacks_is_taken_from_the_session(read: Rea
     )
     assert [(t.key, t.name, t.color) for t in found.programme.tracks] == [("1", "A", None), ("2", "B", "#fff")]
     assert found.programme.sessions[0].track == "2"
-    assert told(found, "lacks").field == "track"
+    assert told(found, "imported from this session").field == "track"
 
 
 def test_either_side_may_name_the_link(read: Read) -> None:
@@ -333,7 +333,7 @@ def test_an_event_without_usable_times_is_refused(
         ("2027-10-30T11:00:00+02:00", "2027-10-30T10:00:00+02:00", "before its start"),
         ("2027-10-30T11:00:00+02:00", "2027-10-30T09:00:00Z", "starts and ends"),
         ("2027-03-28T02:30:00", "2027-03-28T04:00:00", "does not exist"),
-        ("2027-10-30T11:00:00+02:00", None, "starts_at only"),
+        ("2027-10-30T11:00:00+02:00", None, "Only starts_at"),
         ("T9:00", "2027-10-30T10:00:00+02:00", "is not a time"),
         (5, "2027-10-30T10:00:00+02:00", "is not a time"),
     ],

@@ -1,7 +1,7 @@
-"""The zip around an archive: nothing of it is believed, and nothing is ever unpacked onto a disk.
+"""The zip of an archive: every declaration is verified, and nothing is unpacked onto a disk.
 
 Names are looked up, never joined to a path. Declared sizes are checked first because it is cheap, and counted again
-while reading because they lie. Everything here is blocking: call it in a thread.
+while reading because they may be false. Blocking: call it in a thread.
 """
 
 import io
@@ -30,43 +30,43 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 class NotAnArchive(Problem):
     status = 422
     code = "not-a-zip"
-    title = "This is not a zip file"
+    title = "Invalid zip file"
 
 
 class UnsafeName(Problem):
     status = 422
     code = "unsafe-member-name"
-    title = "The archive holds a member with an unsafe name"
+    title = "Unsafe member name"
 
 
 class DuplicateMember(Problem):
     status = 422
     code = "duplicate-member"
-    title = "Two members of the archive have the same name"
+    title = "Duplicate archive member"
 
 
 class EncryptedMember(Problem):
     status = 422
     code = "encrypted-member"
-    title = "The archive is protected with a password"
+    title = "Encrypted archive member"
 
 
 class MemberBroken(Problem):
     status = 422
     code = "member-broken"
-    title = "A member of the archive can't be read"
+    title = "Unreadable archive member"
 
 
 class ArchiveTooLarge(Problem):
     status = 413
     code = "archive-too-large"
-    title = "The archive is larger than allowed"
+    title = "Archive too large"
 
 
 class _GuardedFile(io.FileIO):
-    """Sees what zipfile reads, so that a directory of a million entries is refused before it becomes objects.
+    """Inspect what zipfile reads, to refuse a directory of a million entries before it becomes objects.
 
-    The counts in the zip's end record can lie; the bytes that zipfile is about to parse can't.
+    The counts in the zip's end record may be false, so count in the bytes that zipfile is about to parse.
     """
 
     limits: Limits
@@ -90,7 +90,7 @@ def _too_many_entries(limits: Limits) -> ArchiveTooLarge:
 
 
 class Archive:
-    """An opened zip whose list of members has been checked; counts what is read from it, over all members."""
+    """An opened zip with a checked list of members. The size limits apply to all that is read from it."""
 
     def __init__(self, opened: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], limits: Limits) -> None:
         self._zip = opened
@@ -104,21 +104,21 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """Names of the files, without a folder that wraps them all and without the junk of file managers."""
+        """Return the names of the files, without a common folder and without files of file managers."""
         return list(self._members)
 
     def declared_size(self, name: str) -> int:
         return self._members[name].file_size
 
     def find(self, reference: str) -> str | None:
-        """The member that a record means, also when case, Unicode form or percent-escapes differ."""
+        """Return the member that a reference means; case, Unicode form and percent-escapes may differ."""
         name = reference.strip().lstrip("/")
         if name in self._members:
             return name
         return next((self._spellings[s] for s in _spellings(name) if s in self._spellings), None)
 
     def chunks(self, name: str, size_limit: int) -> Iterator[bytes]:
-        """Raises ``ArchiveTooLarge`` when more comes out than allowed, ``MemberBroken`` for damage."""
+        """Yield the content. Raise ``ArchiveTooLarge`` above the limits, ``MemberBroken`` for damage."""
         info = self._members[name]
         size = 0
         try:
@@ -149,14 +149,14 @@ class Archive:
 
 @contextmanager
 def opened(path: Path, limits: Limits = LIMITS) -> Iterator[Archive]:
-    """Opens and checks a zip; raises one of this module's problems when it is not to be trusted."""
+    """Open and check a zip. Raise a problem of this module when a check fails."""
     with _GuardedFile(path, "rb") as file:
         file.limits = limits
         try:
             archive = zipfile.ZipFile(file)
         except _ZIP_ERRORS as error:
             raise NotAnArchive(
-                f"The file can't be read as a zip ({error}). Send the .zip that an export gave, whole.",
+                f"The file is not a valid zip ({error}). Send the complete .zip file of an export.",
                 field="archive",
             ) from error
         file.is_listing = False
@@ -164,7 +164,7 @@ def opened(path: Path, limits: Limits = LIMITS) -> Iterator[Archive]:
             yield Archive(archive, _checked_members(archive, limits), limits)
 
 
-# zipfile meets a hostile file with any of these.
+# The exceptions that zipfile raises for invalid files.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -189,13 +189,13 @@ def _checked_members(archive: zipfile.ZipFile, limits: Limits) -> dict[str, zipf
         _check_name(info, limits)
         if info.flag_bits & 0x41:
             raise EncryptedMember(
-                f"Member {shown(info.orig_filename)} is encrypted. Make the zip again without a password.",
-                field=shown(info.orig_filename),
+                f"Member {printable(info.orig_filename)} is encrypted. Create the zip again without a password.",
+                field=printable(info.orig_filename),
             )
     _check_overlaps(infos, archive.start_dir)
     if infos:
         largest = max(infos, key=lambda info: info.file_size)
-        _check_total(sum(info.file_size for info in infos), shown(largest.orig_filename), limits)
+        _check_total(sum(info.file_size for info in infos), printable(largest.orig_filename), limits)
     files = {}
     folded: dict[str, str] = {}
     for info in infos:
@@ -209,8 +209,8 @@ def _checked_members(archive: zipfile.ZipFile, limits: Limits) -> dict[str, zipf
             )
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise MemberBroken(
-                f"Member {name!r} is packed with method {info.compress_type}. Make the zip again with the usual "
-                "method, deflate.",
+                f"Member {name!r} is compressed with method {info.compress_type}; it must be stored or deflated. "
+                "Create the zip again with deflate.",
                 field=name,
             )
         _check_ratio(name, info.file_size, info.compress_size, limits)
@@ -220,17 +220,17 @@ def _checked_members(archive: zipfile.ZipFile, limits: Limits) -> dict[str, zipf
 
 
 def unsafe_reason(name: str, limits: Limits = LIMITS) -> str | None:
-    """Why a member must not have this name, in words; None when it may."""
+    """Return why the name is not allowed for a member, or ``None`` if it is."""
     if not name or _CONTROL.search(name):
         return "is empty or has control characters"
     if len(name.encode("utf-8", "surrogatepass")) > limits.name_size:
         return f"is longer than {limits.name_size} bytes"
     if "\\" in name or _DRIVE.match(name):
-        return "is a path of Windows, with a drive or a backslash"
+        return "is a Windows path with a drive or a backslash"
     if name.startswith("/"):
         return "is an absolute path"
     if any(part in ("", ".", "..") for part in name.removesuffix("/").split("/")):
-        return "climbs out of the archive or has empty parts"
+        return "has the part '.' or '..' or an empty part"
     return None
 
 
@@ -243,37 +243,37 @@ def _check_name(info: zipfile.ZipInfo, limits: Limits) -> None:
         reason = "is a link or a device, not a file"
     if reason:
         raise UnsafeName(
-            f"The name of member {shown(name)} {reason}. Make the zip again with plain files and relative paths.",
-            field=shown(name),
+            f"The name of member {printable(name)} {reason}. Create the zip again with files and relative paths.",
+            field=printable(name),
         )
 
 
-def shown(name: str) -> str:
-    """A name from a stranger, fit for logs, JSON and a database."""
+def printable(name: str) -> str:
+    """Return an untrusted name without characters that are unsafe in logs, JSON or a database."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in name[:100])
 
 
 def _check_overlaps(infos: list[zipfile.ZipInfo], directory_start: int) -> None:
-    """Bytes may count as packed data once only, else the ratio means nothing.
+    """Refuse members that share packed data, which would make the ratio meaningless.
 
     Python before 3.11.8 does not check this itself (CVE-2024-0450).
     """
     ordered = sorted(infos, key=lambda info: info.header_offset)
     ends = [info.header_offset for info in ordered[1:]] + [directory_start]
-    for info, end in zip(ordered, ends, strict=False):  # an empty zip has an end all the same
+    for info, end in zip(ordered, ends, strict=False):  # an empty zip has an end too
         if info.header_offset < 0 or info.header_offset + _LOCAL_HEADER_SIZE + info.compress_size > end:
             raise NotAnArchive(
-                f"The data of member {shown(info.orig_filename)} overlaps other data: the zip is damaged or made "
-                "to harm. Make it again with an ordinary program.",
-                field=shown(info.orig_filename),
+                f"The data of member {printable(info.orig_filename)} overlaps other data: the zip is damaged or "
+                "malicious. Create it again with another program.",
+                field=printable(info.orig_filename),
             )
 
 
 def _check_total(size: int, member: str, limits: Limits) -> None:
-    """``member`` is the one to look at first."""
+    """Refuse a total size above the limit; ``member`` is named as the likely cause."""
     if size > limits.total_size:
         raise ArchiveTooLarge(
-            f"The archive unpacks to more than {limits.total_size:,} bytes; look at member {member!r} first. Leave "
+            f"The archive unpacks to more than {limits.total_size:,} bytes; check member {member!r} first. Leave "
             "out recordings and other large files; only JSON and images are imported.",
             field=member,
         )
@@ -282,14 +282,14 @@ def _check_total(size: int, member: str, limits: Limits) -> None:
 def _check_ratio(name: str, size: int, packed_size: int, limits: Limits) -> None:
     if size > limits.ratio_free_size and size > limits.ratio * packed_size:
         raise ArchiveTooLarge(
-            f"Member {name!r} unpacks to more than {limits.ratio} times its packed size. Real programmes do not; "
-            "leave the member out.",
+            f"Member {name!r} unpacks to more than {limits.ratio} times its packed size. Leave it out, or "
+            "store it uncompressed.",
             field=name,
         )
 
 
 def _wrapping_folder(names: dict[str, zipfile.ZipInfo]) -> str:
-    """The one folder that holds everything, when a user zipped the folder and not what is in it."""
+    """Return the common folder of all members with its slash, or an empty text."""
     folder = next(iter(names), "").partition("/")[0] + "/"
     wraps = f"{folder}event" in names and all(name.startswith(folder) for name in names)
     return folder if wraps else ""
@@ -297,7 +297,7 @@ def _wrapping_folder(names: dict[str, zipfile.ZipInfo]) -> str:
 
 def _spellings(name: str) -> list[str]:
     forms = [name, unquote(name)]
-    for misread in ("cp437", "latin-1"):  # UTF-8 taken for code page 437 by zipfile, for Latin-1 by old servers
+    for misread in ("cp437", "latin-1"):  # UTF-8 decoded as code page 437 by zipfile, as Latin-1 by old servers
         with suppress(UnicodeError):
             forms.append(name.encode(misread).decode("utf-8"))
     return [unicodedata.normalize("NFC", form).casefold() for form in forms]
@@ -305,5 +305,5 @@ def _spellings(name: str) -> list[str]:
 
 def _damaged(name: str, error: Exception) -> MemberBroken:
     return MemberBroken(
-        f"Member {name!r} is damaged in the zip ({error}). Make or download the archive again.", field=name
+        f"Member {name!r} is damaged in the zip ({error}). Create or download the archive again.", field=name
     )

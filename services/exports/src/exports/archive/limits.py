@@ -1,4 +1,4 @@
-"""What an archive may ask of us. One place, so that a test can scale a bomb down together with its limits."""
+"""Limits of archives, as one value that a test can scale down."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ class Limits:
     json_depth: int = 50
     image_size: int = 20 * MEBIBYTE
     ratio: int = 100  # unpacked to packed, of one member
-    ratio_free_size: int = 1 * MEBIBYTE  # a small member may be as dense as it likes
+    ratio_free_size: int = 1 * MEBIBYTE  # the ratio is not checked below this size
     extra_members: int = 20
-    extra_members_size: int = 1 * MEBIBYTE  # all of them together
+    extra_members_size: int = 1 * MEBIBYTE  # in total
     report_lines: int = 2_000
 
 

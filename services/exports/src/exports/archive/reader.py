@@ -1,8 +1,8 @@
-"""Reads an Open Event archive of any dialect into a programme: mends what has one meaning, and says so.
+"""Read an Open Event archive of any dialect into a programme, and report each repair.
 
-Refused is only what has no telling: no event, broken JSON, an unknown zone, an event without usable times, and
-what ``container`` refuses. Everything else that is wrong costs one value, which goes into the record's ``extra``
-where it can still be of use, and makes one line of the report. Blocking: call it in a thread.
+An archive is refused for a missing event, invalid JSON, an unknown zone, unusable times of the event, and what
+``container`` refuses. Any other invalid value is moved to the record's ``extra`` and reported in one line.
+Blocking: call it in a thread.
 """
 
 import json
@@ -44,7 +44,7 @@ R = TypeVar("R", bound=Record)
 class EventMissing(Problem):
     status = 422
     code = "event-missing"
-    title = "The archive holds no event"
+    title = "Missing event"
 
 
 class ImageMember(BaseModel):
@@ -66,13 +66,13 @@ class ReadArchive(BaseModel):
 
 
 def read_archive(path: Path, limits: Limits = LIMITS) -> ReadArchive:
-    """Raises a ``Problem`` that names the member or field; writes nothing anywhere."""
+    """Return the programme, its images and the report. Raise a ``Problem`` that names the member or field."""
     with opened(path, limits) as archive:
         return _Reading(archive, limits).read()
 
 
 def open_member(path: Path, member: str, limits: Limits = LIMITS) -> Iterator[bytes]:
-    """The bytes of an image, in chunks; to read many, open the zip once with ``container.opened``."""
+    """Yield the bytes of an image in chunks. To read many, open the zip once with ``container.opened``."""
     with opened(path, limits) as archive:
         if member not in archive.names:
             raise MemberBroken(f"The archive has no member {member!r}.", field=member)
@@ -81,7 +81,7 @@ def open_member(path: Path, member: str, limits: Limits = LIMITS) -> Iterator[by
 
 @dataclass
 class _Rows:
-    """The raw records of one member under the keys they get, and the ways to find them from a link."""
+    """The raw records of one member by their keys, with indexes to find them from a link."""
 
     shape: Shape
     is_absent: bool = False
@@ -91,7 +91,7 @@ class _Rows:
     keys_by_id_and_name: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, record_id: str | None, row: Row, *, wanted: frozenset[str] = frozenset()) -> str:
-        """The key that the record gets. ``wanted`` are ids that other records will claim as keys."""
+        """Add a record and return its key. ``wanted`` are ids that other records will use as keys."""
         same_id = self.keys_by_id.setdefault(record_id or "", [])
         number = len(same_id) + 1
         key = record_id if record_id and number == 1 else f"{record_id or 'new'}-{number}"
@@ -109,7 +109,7 @@ class _Rows:
         return _name(self.by_key[key], self.shape)
 
     def find(self, record_id: str | None, name: str) -> str | None:
-        """By id; a name chooses among records that share an id, and stands in for an id that is missing."""
+        """Return a key by id. The name decides between records of one id, and replaces a missing id."""
         if record_id and (same_id := self.keys_by_id.get(record_id)):
             return self.keys_by_id_and_name.get((record_id, name), same_id[0])
         same_name = self.keys_by_name.get(name, []) if name else []
@@ -122,7 +122,7 @@ class _Reading:
     def __init__(self, archive: Archive, limits: Limits) -> None:
         self.archive = archive
         self.limits = limits
-        self.report: list[Repair] = []
+        self.repairs: list[Repair] = []
         self.unreported = 0
         self.images: dict[str, list[str]] = {}
         self.zone = "UTC"
@@ -151,19 +151,19 @@ class _Reading:
         has_meta = "meta" in self.archive.names
         meta = self._cleaned(self._json("meta"), "meta", None, None) if has_meta else None
         if self.unreported:
-            self.report.append(Repair(member="archive", message=f"… and {self.unreported:,} more lines."))
+            self.repairs.append(Repair(member="archive", message=f"… and {self.unreported:,} more lines."))
         return ReadArchive(
             programme=programme,
             images=[ImageMember(member=member, used_by=users) for member, users in self.images.items()],
-            report=self.report,
+            report=self.repairs,
             meta=meta,
         )
 
-    def tell(self, message: str, member: str, record: str | None = None, name: str | None = None) -> None:
-        if len(self.report) >= self.limits.report_lines:
+    def report(self, message: str, member: str, record: str | None = None, name: str | None = None) -> None:
+        if len(self.repairs) >= self.limits.report_lines:
             self.unreported += 1
             return
-        self.report.append(Repair(member=member, record=record, field=name, message=message))
+        self.repairs.append(Repair(member=member, record=record, field=name, message=message))
 
     # Members
 
@@ -173,11 +173,11 @@ class _Reading:
         self.json_values += sum(data.count(sign) for sign in b"{[,")
         if self.json_values > self.limits.json_values:
             raise ArchiveTooLarge(
-                f"The archive holds more than {self.limits.json_values:,} values, counted up to member {member!r}. "
-                "Send one event.",
+                f"The archive has more than {self.limits.json_values:,} JSON values up to member {member!r}. "
+                "Send the archive of one event.",
                 field=member,
             )
-        way_out = "Correct it and make the zip again; nothing was imported."
+        way_out = "Correct it and create the zip again; nothing was imported."
         try:
             value: JsonValue = json.loads(data)
         except json.JSONDecodeError as error:
@@ -200,13 +200,13 @@ class _Reading:
         except RecursionError:
             raise self._too_deep(member) from None
         except ValueError as error:  # a number of thousands of digits
-            raise MemberBroken(f"Member {member!r} can't be read: {error}. " + way_out, field=member) from None
+            raise MemberBroken(f"Member {member!r} cannot be parsed: {error}. " + way_out, field=member) from None
         return value
 
     def _too_deep(self, member: str) -> MemberBroken:
         return MemberBroken(
-            f"Member {member!r} nests more than {self.limits.json_depth} levels deep. Programmes do not; make the "
-            "archive again.",
+            f"Member {member!r} nests deeper than {self.limits.json_depth} levels. Flatten it, or export "
+            "the archive again.",
             field=member,
         )
 
@@ -222,7 +222,9 @@ class _Reading:
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if not isinstance(value, dict):
-            raise MemberBroken("Member 'event' must hold one JSON object, the event.", field="event")
+            raise MemberBroken(
+                "Member 'event' must hold one JSON object. Correct it and create the zip again.", field="event"
+            )
         return self._row(value, shapes.EVENT.member, None)
 
     def _rows(self, shape: Shape) -> _Rows:
@@ -233,12 +235,13 @@ class _Reading:
             return _Rows(shape, is_absent=True)
         if not isinstance(value, list):
             raise MemberBroken(
-                f"Member {shape.member!r} must hold a JSON array of records. Correct it and make the zip again.",
+                f"Member {shape.member!r} must hold a JSON array of records. Correct it and create the zip again.",
                 field=shape.member,
             )
         if len(value) > self.limits.records:
             raise ArchiveTooLarge(
-                f"Member {shape.member!r} lists more than {self.limits.records:,} records. Send one event.",
+                f"Member {shape.member!r} lists more than {self.limits.records:,} records. "
+                "Send the archive of one event.",
                 field=shape.member,
             )
         return self._keyed(shape, value)
@@ -248,21 +251,19 @@ class _Reading:
         wanted = frozenset(found for value in values if isinstance(value, dict) and (found := _id(value.get("id"))))
         for index, value in enumerate(values, start=1):
             if not isinstance(value, dict):
-                self.tell(f"Entry {index} is not a record; left out.", shape.member)
+                self.report(f"Entry {index} is not a JSON object; not imported.", shape.member)
                 continue
             row = self._row(value, shape.member, f"#{index}")
             record_id = _id(row.get("id"))
             if row.get("deleted_at"):
-                self.tell(
-                    "Was in the trash of the server that made the archive; left out.", shape.member, record_id
-                )
+                self.report("In the trash of the exporting server; not imported.", shape.member, record_id)
             elif record_id and row == rows.by_key.get(record_id):
-                self.tell("Stands twice in the archive; taken once.", shape.member, record_id)
+                self.report("Duplicate record; imported once.", shape.member, record_id)
             else:
                 key = rows.add(record_id, row, wanted=wanted)
                 if key != record_id:
-                    why = f"Id {record_id} is taken" if record_id else "Has no id"
-                    self.tell(f"{why}; imported as {key}.", shape.member, key, "id")
+                    why = f"Id {record_id} is already in use" if record_id else "Missing id"
+                    self.report(f"{why}; imported as {key}.", shape.member, key, "id")
         return rows
 
     def _extra_members(self) -> dict[str, JsonValue]:
@@ -272,25 +273,25 @@ class _Reading:
             if name in shapes.RESERVED or name in self.images:
                 continue
             if "/" in name or "." in name.removesuffix(".json"):
-                why = "no record uses it" if name.startswith("images/") else "only JSON and pictures are"
-                self.tell(f"Not imported: {why}.", name)
+                why = "no record uses it" if name.startswith("images/") else "only JSON and pictures are imported"
+                self.report(f"Not imported: {why}.", name)
                 continue
             size += self.archive.declared_size(name)
             if size > self.limits.extra_members_size or len(kept) >= self.limits.extra_members:
-                self.tell("Not kept: the archive has too much beside the programme.", name)
+                self.report("Not kept: extra members exceed the limit of their number or total size.", name)
                 continue
             try:
                 kept[name] = self._cleaned(self._json(name), name, None, None)
             except MemberBroken as problem:
                 if name == "forms":
                     raise
-                self.tell(f"Not kept. {problem.detail}", name)
+                self.report(f"Not kept. {problem.detail}", name)
         return kept
 
     # Records
 
     def _row(self, value: dict[str, JsonValue], member: str, record: str | None) -> Row:
-        """With snake_case keys and texts that a database can hold."""
+        """Return the record with snake_case keys and storable texts."""
         row: Row = {}
         record = _id(value.get("id")) or record
         for raw_key, raw in value.items():
@@ -298,7 +299,9 @@ class _Reading:
             cleaned = self._cleaned(raw, member, record, key)
             if key in row and row[key] not in (None, "") and cleaned != row[key]:
                 if cleaned not in (None, ""):
-                    self.tell("Is given twice, spelt differently; the first one counts.", member, record, key)
+                    self.report(
+                        "Given twice under different spellings; the first value is used.", member, record, key
+                    )
                 continue
             row[key] = cleaned
         return row
@@ -311,12 +314,10 @@ class _Reading:
         if isinstance(value, str):
             if not _UNSTORABLE.search(value):
                 return value
-            self.tell(
-                "Had characters that are no text (NUL or half a pair); they were removed.", member, record, name
-            )
+            self.report("Invalid characters (NUL or lone surrogates) were removed.", member, record, name)
             return _UNSTORABLE.sub("", value)
         if isinstance(value, float) and not -_LARGEST <= value <= _LARGEST:
-            self.tell("Was not a finite number; left empty.", member, record, name)
+            self.report("Not a finite number; left empty.", member, record, name)
             return None
         if isinstance(value, list):
             return [self._cleaned(item, member, record, name, depth + 1) for item in value]
@@ -334,19 +335,19 @@ class _Reading:
             if model is ProgrammeSession:
                 self._schedule(key, values, extra)
             if model is ProgrammeSocialLink and "link" not in values:
-                self.tell("Has no usable address; left out.", rows.shape.member, key, "link")
+                self.report("Missing or invalid address; not imported.", rows.shape.member, key, "link")
                 continue
             called = rows.shape.fields[0].name
             if called not in values:
                 extra.pop(called, None)
                 values[called] = f"Untitled {rows.shape.member.removesuffix('s').replace('_', ' ')} {key}"
-                self.tell(f"Had no {called}; called {values[called]!r}.", rows.shape.member, key, called)
+                self.report(f"Missing {called}; set to {values[called]!r}.", rows.shape.member, key, called)
             more = links[key] if links else {}
             records.append(model.model_validate({**values, **more, "key": key, "extra": extra}))
         return records
 
     def _values(self, shape: Shape, key: str, row: Row) -> tuple[dict[str, object], Row]:
-        """What our fields take, and the rest. Of two spellings with different values the newer one counts."""
+        """Return the values of known fields, and the rest. The newer of two spellings wins."""
         values: dict[str, object] = {}
         extra: Row = {}
         known = {"id"} | shape.derived
@@ -361,7 +362,7 @@ class _Reading:
                 value = self._value(item, given, shape, key)
             except Unusable as error:
                 extra[item.keys[0]] = given
-                self.tell(f"{_excerpt(given)} {error}; not used.", shape.member, key, item.keys[0])
+                self.report(f"{_excerpt(given)} {error}; not used.", shape.member, key, item.keys[0])
                 continue
             if value != "":
                 values[item.name] = value
@@ -373,8 +374,8 @@ class _Reading:
         if item.read is shapes.image:
             return self._image(str(value), shape, key, item)
         if isinstance(value, str) and item.max_length and len(value) > item.max_length:
-            self.tell(
-                f"Had {len(value):,} characters; cut after {item.max_length:,}.", shape.member, key, item.keys[0]
+            self.report(
+                f"Has {len(value):,} characters; truncated to {item.max_length:,}.", shape.member, key, item.keys[0]
             )
             return value[: item.max_length].strip()
         return value
@@ -388,7 +389,7 @@ class _Reading:
         if self.archive.declared_size(member) > self.limits.image_size:
             raise Unusable(f"is larger than {self.limits.image_size:,} bytes")
         if member != reference.lstrip("/"):
-            self.tell(f"{_excerpt(reference)} was taken for {member!r}.", shape.member, key, item.keys[0])
+            self.report(f"{_excerpt(reference)} was matched to {member!r}.", shape.member, key, item.keys[0])
         user = shape.member if shape is shapes.EVENT else f"{shape.member}/{key}"
         self.images.setdefault(member, []).append(user)
         return ImageRef(path=member)
@@ -401,7 +402,7 @@ class _Reading:
         given_zone = str(values.get("timezone", ""))
         self.zone = repaired_zone(given_zone) or zone_info(given_zone, field="event.timezone").key
         if self.zone != given_zone:
-            self.tell(f"Zone {given_zone!r} was taken for {self.zone}.", member, None, "timezone")
+            self.report(f"Time zone {given_zone!r} was read as {self.zone}.", member, None, "timezone")
         starts = self._time_of_event(values, "starts_at")
         ends = self._time_of_event(values, "ends_at")
         if ends.instant <= starts.instant:
@@ -413,7 +414,7 @@ class _Reading:
         if "name" not in values:
             extra.pop("name", None)
             values["name"] = "Untitled event"
-            self.tell(f"Had no name; called {values['name']!r}.", member, None, "name")
+            self.report(f"Missing name; set to {values['name']!r}.", member, None, "name")
         times = {"timezone": self.zone, "starts_at": starts.isoformat(), "ends_at": ends.isoformat()}
         key = _id(row.get("id")) or member
         return ProgrammeEvent.model_validate({**values, **times, "key": key, "extra": extra})
@@ -426,11 +427,11 @@ class _Reading:
                 field=f"event.{name}",
             )
         wall = resolve(text, self.zone, field=f"event.{name}")
-        self._tell_if_local(text, shapes.EVENT.member, None, name)
+        self._report_if_local(text, shapes.EVENT.member, None, name)
         return wall
 
     def _schedule(self, key: str, values: dict[str, object], extra: Row) -> None:
-        """Both times or none: what can't be used stays in ``extra``, and the session is unscheduled."""
+        """Resolve both times of a session, or move them to ``extra`` and leave it unscheduled."""
         given: dict[str, str] = {n: str(values.pop(n)) for n in ("starts_at", "ends_at") if n in values}
         if not given:
             return
@@ -439,42 +440,42 @@ class _Reading:
             for name, text in given.items():
                 walls[name] = self._time_of_session(text, key, name)
             if len(walls) < 2:
-                raise Unusable(f"It has {next(iter(walls))} only.")
+                raise Unusable(f"Only {next(iter(walls))} is given.")
             if walls["ends_at"].instant == walls["starts_at"].instant:
                 raise Unusable(f"It starts and ends at {given['starts_at']}.")
             if walls["ends_at"].instant < walls["starts_at"].instant:
                 raise Unusable(f"It ends at {given['ends_at']}, before its start at {given['starts_at']}.")
         except Unusable as error:
             extra.update(given)
-            self.tell(f"Left without a time. {error}", "sessions", key, "starts_at")
+            self.report(f"Imported without times. {error}", "sessions", key, "starts_at")
             return
         except Problem as problem:
             extra.update(given)
-            self.tell(f"Left without a time. {problem.detail}", "sessions", key, "starts_at")
+            self.report(f"Imported without times. {problem.detail}", "sessions", key, "starts_at")
             return
         values.update({name: wall.isoformat() for name, wall in walls.items()})
-        self._tell_if_local(given["starts_at"], "sessions", key, "starts_at")
+        self._report_if_local(given["starts_at"], "sessions", key, "starts_at")
 
     def _time_of_session(self, text: str, key: str, name: str) -> WallTime:
         try:
             wall = resolve(text, self.zone, field=name)
         except AmbiguousTime:
             wall = resolve(text, self.zone, field=name, fold=0)
-            message = f"The clock in {self.zone} shows {text} twice; the first was taken, {wall.isoformat()}."
-            self.tell(message, "sessions", key, name)
+            message = f"{text} occurs twice in {self.zone}; the earlier one was used, {wall.isoformat()}."
+            self.report(message, "sessions", key, name)
         return wall
 
-    def _tell_if_local(self, text: str, member: str, record: str | None, name: str) -> None:
-        if not _TELLS_PLACE.search(text):
-            self.tell(f"{text} has no offset; taken in {self.zone}.", member, record, name)
+    def _report_if_local(self, text: str, member: str, record: str | None, name: str) -> None:
+        if not _HAS_OFFSET.search(text):
+            self.report(f"{text} has no offset; read as local time in {self.zone}.", member, record, name)
 
     # Links
 
     def _links(self, rows: dict[str, _Rows]) -> dict[str, Row]:
-        """Per session: its track, room, type and speakers, whichever side of the link named them."""
+        """Return the track, room, type and speakers of each session, given on either side of the link."""
         sessions = rows["sessions"]
         links: dict[str, Row] = {}
-        billed: dict[str, dict[str, None]] = {}  # ordered sets
+        lineups: dict[str, dict[str, None]] = {}  # ordered sets
         for key, row in sessions.by_key.items():
             found: Row = {}
             for name, shape in shapes.LINKS.items():
@@ -484,25 +485,23 @@ class _Reading:
             if not isinstance(speakers, list):
                 speakers = [speakers]
             keys = [self._linked(speaker, rows["speakers"], key, "speakers") for speaker in speakers]
-            billed[key] = dict.fromkeys(speaker for speaker in keys if speaker)
+            lineups[key] = dict.fromkeys(speaker for speaker in keys if speaker)
             links[key] = found
         for speaker, session in self._back_links(rows["speakers"], sessions):
-            if speaker not in billed[session]:
-                billed[session][speaker] = None
-                message = f"Speaker {speaker} names this session, not the other way; linked."
-                self.tell(message, "sessions", session, "speakers")
+            if speaker not in lineups[session]:
+                lineups[session][speaker] = None
+                message = f"Linked to speaker {speaker}, who lists this session."
+                self.report(message, "sessions", session, "speakers")
         for track, session in self._back_links(rows["tracks"], sessions):
             if links[session]["track"] is None:
                 links[session]["track"] = track
-                self.tell(
-                    f"Track {track} names this session, not the other way; linked.", "sessions", session, "track"
-                )
-        for key, speakers_of_session in billed.items():
+                self.report(f"Linked to track {track}, which lists this session.", "sessions", session, "track")
+        for key, speakers_of_session in lineups.items():
             links[key]["speakers"] = list(speakers_of_session)
         for absent in rows.values():
             if absent.is_absent and absent.by_key:
-                message = f"The archive has no such member; {len(absent.by_key):,} were taken from the sessions."
-                self.tell(message, absent.shape.member)
+                message = f"Missing member; {len(absent.by_key):,} records were imported from the sessions."
+                self.report(message, absent.shape.member)
         return links
 
     def _linked(self, given: JsonValue, target: _Rows, session: str, name: str) -> str | None:
@@ -517,16 +516,16 @@ class _Reading:
         if nested and called:
             key = target.add(record_id, nested)
             if not target.is_absent:
-                message = f"{target.shape.member} lacks {_excerpt(given)}; taken from this session."
-                self.tell(message, "sessions", session, name)
+                message = f"{_excerpt(given)} is missing in {target.shape.member}; imported from this session."
+                self.report(message, "sessions", session, name)
             return key
         if nested and not any(nested.values()):
             return None
-        self.tell(f"{_excerpt(given)} is not in {target.shape.member}; link left out.", "sessions", session, name)
+        self.report(f"{_excerpt(given)} is not in {target.shape.member}; not linked.", "sessions", session, name)
         return None
 
     def _back_links(self, owners: _Rows, sessions: _Rows) -> Iterator[tuple[str, str]]:
-        """(owner, session) for each session that an owner lists under an id and title that agree."""
+        """Yield (owner, session) for each session that an owner lists with a matching id and title."""
         for owner, row in owners.by_key.items():
             listed = row.get("sessions")
             for given in listed if isinstance(listed, list) else []:
@@ -541,7 +540,7 @@ class _Reading:
 _MAY_BE_IMAGE = re.compile(r"/|\.(?!json$)[^.]+$", re.IGNORECASE)  # and not "event" or "config.json"
 _LARGEST = 1.7976931348623157e308
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-_TELLS_PLACE = re.compile(r"([Zz]|[+-]\d\d:\d\d|\])$")
+_HAS_OFFSET = re.compile(r"([Zz]|[+-]\d\d:\d\d|\])$")
 
 
 def _id(value: JsonValue) -> str | None:

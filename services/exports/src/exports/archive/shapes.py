@@ -1,7 +1,7 @@
-"""How records of the programme are spelt in archives, for the reader and the writer.
+"""The fields of records in archives, for the reader and the writer.
 
-The first key of a field is the one that is written (Open Event Server's own). The others are read too: archives of
-2016 to 2018 come with hyphens (which are read as underscores everywhere) or with an older set of snake_case names.
+The first key of a field is written (Open Event Server's own name); all keys are read. Archives of 2016 to 2018 use
+hyphens, which are read as underscores everywhere, or an older set of snake_case names.
 """
 
 import math
@@ -16,7 +16,7 @@ from shared.contracts import programme
 
 
 class Unusable(ValueError):
-    """The value can't be used for its field; the message ends the sentence "this value …"."""
+    """The value is invalid for its field. The message continues a sentence that starts with the value."""
 
 
 def line(value: JsonValue) -> str:
@@ -33,7 +33,7 @@ _SCRIPTS = re.compile(r"\s*(javascript|vbscript|data|file|blob)\s*:", re.IGNOREC
 def address(value: JsonValue) -> str:
     text = line(value)
     if _SCRIPTS.match(text):
-        raise Unusable("is not an address of the web")
+        raise Unusable("is not a web address")
     if len(text) > programme.ADDRESS_LENGTH:
         raise Unusable(f"is longer than {programme.ADDRESS_LENGTH} characters")
     return text
@@ -43,7 +43,7 @@ _RECORDINGS = ("/", "audio/", "audios/", "video/", "videos/", "slides/", "images
 
 
 def recording(value: JsonValue) -> str:
-    """An address of slides, audio or video; files of the archive itself are not taken over."""
+    """Return an address of slides, audio or video. Files of the archive itself are not imported."""
     text = address(value)
     if text.startswith(_RECORDINGS):
         raise Unusable("is a file of the archive; recordings and slides are not imported, only their addresses")
@@ -79,7 +79,7 @@ def whole(value: JsonValue) -> int:
             raise Unusable("is not a whole number")
         found = int(given)
     if not -(2**31) <= found < 2**31:
-        raise Unusable("is too large")
+        raise Unusable(f"is not between {-(2**31):,} and {2**31 - 1:,}")
     return found
 
 
@@ -91,29 +91,29 @@ def truth(value: JsonValue) -> bool:
         raise Unusable("is neither true nor false") from None
 
 
-def colour(value: JsonValue) -> str:
+def color(value: JsonValue) -> str:
     text = line(value)
     if not re.fullmatch(r"#(?:[0-9a-fA-F]{3}){1,2}", text):
-        raise Unusable("is not a colour; one looks like #3DC8C3")
+        raise Unusable("is not a color such as #3DC8C3")
     return text
 
 
 def length(value: JsonValue) -> str:
-    """``HH:MM``. Archives also write 01.30 and 0.3 (the number), both meaning hours and minutes."""
+    """Return ``HH:MM``. Archives also write 01.30 and the number 0.3 for hours and minutes."""
     text = f"{value:.2f}" if isinstance(value, float) else line(value)
     found = re.fullmatch(r"(\d{1,2})[.:]([0-5]\d)", text)
     if not found:
-        raise Unusable("is not a length; one looks like 00:45")
+        raise Unusable("is not a length such as 00:45")
     return f"{int(found[1]):02}:{found[2]}"
 
 
 def image(value: JsonValue) -> str:
-    """The reference as written; the reader looks it up."""
+    """Return the reference as written; the reader finds its member."""
     return line(value)
 
 
 def time(value: JsonValue) -> str:
-    """The time as written; the reader resolves it in the event's zone."""
+    """Return the time as written; the reader resolves it in the event's zone."""
     return line(value)
 
 
@@ -122,7 +122,7 @@ def _text(value: JsonValue) -> str:
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise Unusable("is not a text")
+    raise Unusable("is not text")
 
 
 def _within(value: float, bound: int) -> float:
@@ -151,7 +151,7 @@ class Shape:
     member: str
     record: type[programme.Record]
     fields: tuple[Field, ...]
-    derived: frozenset[str] = frozenset()  # said elsewhere already, so not kept
+    derived: frozenset[str] = frozenset()  # derived from other fields, so not kept
 
 
 EVENT = Shape(
@@ -195,7 +195,7 @@ TRACKS = Shape(
     programme.ProgrammeTrack,
     (
         _field(line, "name"),
-        _field(colour, "color"),
+        _field(color, "color"),
         _field(prose, "description"),
         _field(whole, "position"),
     ),
@@ -275,7 +275,7 @@ SESSIONS = Shape(
         _field(recording, "video_url", "video"),
         _field(address, "signup_url"),
     ),
-    # the links, which are read and written apart
+    # links, which are read and written separately
     frozenset(
         {
             "event_id",
@@ -289,7 +289,7 @@ SESSIONS = Shape(
 
 LISTS = (SOCIAL_LINKS, TRACKS, MICROLOCATIONS, SESSION_TYPES, SPEAKERS, SPONSORS, SESSIONS)
 LINKS: dict[str, Shape] = {"track": TRACKS, "microlocation": MICROLOCATIONS, "session_type": SESSION_TYPES}
-"""The links of a session to one record; those to speakers are many."""
+"""The links of a session to one record each. Links to speakers are a list."""
 
 RESERVED = frozenset({"meta", EVENT.member, *(shape.member for shape in LISTS)})
 

@@ -1,9 +1,8 @@
-"""Writes a programme as an Open Event archive, streamed: the same input gives the same bytes.
+"""Write a programme as an Open Event archive in a stream. The same input gives the same bytes.
 
-The dialect is the one Open Event Server writes today, plus what that server forgets: links of a session as nested
-``{id, name}`` objects, its speakers, social links, tickets, and in ``meta`` a checksum of every member. Pictures go
-first, so that the JSON names only pictures that are really inside; ``meta`` goes last. Blocking: call it in a
-thread.
+The dialect is that of the current Open Event Server, with additions: links of a session as nested ``{id, name}``
+objects, its speakers, social links, tickets, and in ``meta`` a checksum of every member. Pictures come first, so
+that the JSON names only pictures that were written; ``meta`` comes last. Blocking: call it in a thread.
 """
 
 import hashlib
@@ -29,8 +28,8 @@ from shared.problems import Problem
 FORMAT = "open-event"
 FORMAT_VERSION = 1
 PART_SIZE = 1 << 20
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can name
-# Archives keep the names that they have always had.
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time in a zip
+# Open Event's names of these fields.
 _TICKET_NAMES = {"min_per_order": "min_order", "max_per_order": "max_order"}
 _NEVER_EXTRA = ("meta", shapes.EVENT.member, shapes.SOCIAL_LINKS.member)
 _FOLDERS = {"speakers": "images/speakers", "sponsors": "images/sponsors"}
@@ -45,12 +44,11 @@ def archive_parts(
     tickets: Sequence[Mapping[str, JsonValue]] = (),
     part_size: int = PART_SIZE,
 ) -> Iterator[bytes]:
-    """The zip in parts of about ``part_size`` bytes; memory stays at one part and one record.
+    """Yield the zip in parts of about ``part_size`` bytes, with one part and one record in memory.
 
-    ``images`` gives (path as in the programme's references, chunks). A picture that it leaves out falls back to its
-    address and is listed in ``meta`` as missing. Without ``tickets`` those of an imported archive are written.
-    Raises ``ValueError`` for a programme that could not be read back: a link to nowhere, a key given twice, an
-    unsafe path.
+    ``images`` yields (path as in the programme's references, chunks). A picture that is not among them is written
+    as its address and listed as missing in ``meta``. Without ``tickets``, those of an imported archive are written.
+    Raise ``ValueError`` for what could not be read back: a broken link, a duplicate key, an unsafe path.
     """
     _check_links(programme)
     sink = _Sink()
@@ -59,7 +57,7 @@ def archive_parts(
         for name, chunks, is_text in _members(programme, images, tickets, root_url, created_at, written):
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o100644 << 16
-            entry.create_system = 3  # the same on every machine
+            entry.create_system = 3  # independent of the machine
             entry.compress_type = zipfile.ZIP_DEFLATED if is_text else zipfile.ZIP_STORED
             digest, size = hashlib.sha256(), 0
             with archive.open(entry, "w") as member:
@@ -68,18 +66,18 @@ def archive_parts(
                     digest.update(chunk)
                     size += len(chunk)
                     if len(sink.waiting) >= part_size:
-                        yield sink.taken()
+                        yield sink.take()
             written[name] = {"bytes": size, "sha256": digest.hexdigest()}
-    yield sink.taken()
+    yield sink.take()
 
 
 def place_images(programme: Programme, suffix_of: Callable[[UUID], str]) -> tuple[Programme, dict[str, UUID]]:
-    """Gives every picture of the media service a path in the archive; returns what to fetch for each path.
+    """Give every picture of the media service a path in the archive, and return the image id of each path.
 
-    ``suffix_of`` is asked with the id and answers such as ``.jpg``.
+    ``suffix_of`` returns the suffix of an image id, such as ``.jpg``.
     """
     wanted: dict[str, UUID] = {}
-    taken: set[str] = set()
+    used: set[str] = set()
 
     def placed(record: Record, shape: Shape) -> Any:
         changes = {}
@@ -93,10 +91,10 @@ def place_images(programme: Programme, suffix_of: Callable[[UUID], str]) -> tupl
                 stem = f"{_FOLDERS[shape.member]}/{_slug(getattr(record, 'name', ''))}_{_slug(record.key)}"
             path = stem + suffix_of(ref.image_id)
             number = 2
-            while path.casefold() in taken:
+            while path.casefold() in used:
                 path = f"{stem}-{number}{suffix_of(ref.image_id)}"
                 number += 1
-            taken.add(path.casefold())
+            used.add(path.casefold())
             wanted[path] = ref.image_id
             changes[item.name] = ref.model_copy(update={"path": path})
         return record.model_copy(update=changes)
@@ -114,12 +112,12 @@ def place_images(programme: Programme, suffix_of: Callable[[UUID], str]) -> tupl
 
 
 def check_archive(path: Path, limits: Limits = LIMITS) -> list[str]:
-    """What is wrong with an archive of ours by its own ``meta``, in words; empty when all is right."""
+    """Return the differences between an archive of Rostrum and its own ``meta``, in words."""
     problems: list[str] = []
     try:
         with opened(path, limits) as archive:
             if "meta" not in archive.names:
-                return ["There is no member 'meta', so nothing can be checked."]
+                return ["Member 'meta' is missing, so nothing can be checked."]
             meta = json.loads(archive.read("meta", limits.json_size))
             listed = meta.get("members") if isinstance(meta, dict) else None
             if not isinstance(listed, list):
@@ -139,7 +137,7 @@ def check_archive(path: Path, limits: Limits = LIMITS) -> list[str]:
     except Problem as problem:
         problems.append(problem.detail)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        problems.append(f"Member 'meta' or a list of records can't be understood: {error!r}.")
+        problems.append(f"Member 'meta' or a list of records cannot be parsed: {error!r}.")
     return problems
 
 
@@ -157,7 +155,7 @@ def _check_member(name: str, chunks: Iterator[bytes], expected: Mapping[str, Jso
 
 
 class _Sink(io.RawIOBase):
-    """A file that only grows; what was written waits until it is taken."""
+    """A write-only file that buffers what was written until ``take``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +176,7 @@ class _Sink(io.RawIOBase):
         self.position += len(data)
         return len(data)
 
-    def taken(self) -> bytes:
+    def take(self) -> bytes:
         part = bytes(self.waiting)
         self.waiting.clear()
         return part
@@ -196,7 +194,7 @@ def _members(
     folded: set[str] = set()
     for path, chunks in images:
         if path not in referenced or path.casefold() in folded or path.casefold() in _top_names(programme):
-            raise ValueError(f"image {path!r} is used by no record or was given already")
+            raise ValueError(f"image {path!r} is used by no record or is a duplicate")
         if reason := unsafe_reason(path):
             raise ValueError(f"the path of image {path!r} {reason}")
         folded.add(path.casefold())
@@ -215,7 +213,7 @@ def _members(
         lists["tickets"] = (
             {_TICKET_NAMES.get(name, name): value for name, value in ticket.items()} for ticket in tickets
         )
-    # A list that an older release of the events service did not know came back as an extra member.
+    # An older release of the events service returns a list that it does not know as an extra member.
     for name in lists.keys() & programme.extra_members.keys() - {"tickets"}:
         if not getattr(programme, name):
             del lists[name]
@@ -229,7 +227,7 @@ def _members(
         if name in lists:
             continue
         if name in _NEVER_EXTRA or "/" in name or unsafe_reason(name):
-            raise ValueError(f"{name!r} can't be the name of a member")
+            raise ValueError(f"{name!r} cannot be the name of a member")
         yield name, [_dumped(value)], True
     members: list[JsonValue] = [
         {"name": name, **facts} for name, facts in written.items() if isinstance(facts, dict)
@@ -294,7 +292,7 @@ def _id(key: str) -> JsonValue:
 
 
 def _slug(text: str) -> str:
-    """Letters and digits of ASCII, words joined: ``Zoë Ada-Müller`` is ``ZoeAdaMuller``."""
+    """Return the ASCII letters and digits of a text: ``Zoë Ada-Müller`` becomes ``ZoeAdaMuller``."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     words = re.findall(r"[A-Za-z0-9]+", plain)
     return "".join(word[:1].upper() + word[1:] for word in words)[:60] or "Unnamed"
@@ -317,18 +315,18 @@ def _check_links(programme: Programme) -> None:
         records: Sequence[Record] = getattr(programme, shape.member)
         keys[shape.member] = {record.key for record in records}
         if len(keys[shape.member]) < len(records):
-            raise ValueError(f"a key is given twice in {shape.member}")
+            raise ValueError(f"duplicate key in {shape.member}")
     for session in programme.sessions:
         for link, shape in shapes.LINKS.items():
             key = getattr(session, link)
             if key is not None and key not in keys[shape.member]:
-                raise ValueError(f"session {session.key} links to {link} {key}, which is not there")
+                raise ValueError(f"session {session.key} links to {link} {key}, which does not exist")
         _check_speakers(session, keys["speakers"])
 
 
 def _check_speakers(session: ProgrammeSession, speakers: set[str]) -> None:
     for key in session.speakers:
         if key not in speakers:
-            raise ValueError(f"session {session.key} links to speaker {key}, who is not there")
+            raise ValueError(f"session {session.key} links to speaker {key}, who does not exist")
     if len(set(session.speakers)) < len(session.speakers):
-        raise ValueError(f"session {session.key} bills a speaker twice")
+        raise ValueError(f"session {session.key} lists a speaker twice")

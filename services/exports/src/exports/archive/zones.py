@@ -1,9 +1,9 @@
-"""Time zones as archives spell them."""
+"""Time zone names of archives."""
 
 from shared.walltime import zone_spelled_like
 
 _ALIASES = {"hawaii-aleutian": "Pacific/Honolulu"}
-"""Names that Open Event wrote and the tz database never had."""
+"""Names that Open Event wrote and that are not in the tz database."""
 
 
 def repaired_zone(name: str) -> str | None:
