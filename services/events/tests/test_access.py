@@ -8,8 +8,8 @@ import pytest
 from fastapi import FastAPI
 
 from services.events.tests.factories import CreateEvent, ImportProgramme
-from shared.auth.access import UNDECLARED, declared_access
 from shared.contracts.programme import Programme
+from testkit.access import UNDECLARED, declared_access
 from testkit.plugin import TokenFactory
 
 NOT_OURS = ("/healthz/live", "/healthz/ready", "/metrics", "/docs")

@@ -9,8 +9,8 @@ import pytest
 from exports.exports.tasks import run_export
 from exports.imports.tasks import run_import
 from exports.resources import Resources
-from shared.auth.access import UNDECLARED, declared_access
 from shared.ids import new_id
+from testkit.access import UNDECLARED, declared_access
 from testkit.plugin import Live, TokenFactory
 
 NOT_OURS = ("/healthz/live", "/healthz/ready", "/metrics", "/docs")

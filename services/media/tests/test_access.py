@@ -1,7 +1,7 @@
 """Every route declares its access, and no organizer finds anything of another."""
 
 from services.media.tests.factories import Upload, png
-from shared.auth.access import UNDECLARED, declared_access
+from testkit.access import UNDECLARED, declared_access
 from testkit.plugin import Live, TokenFactory
 
 OURS = ("/healthz/", "/metrics", "/docs")

@@ -6,9 +6,9 @@ import httpx
 from fastapi import FastAPI
 
 from services.tickets.tests.factories import CreateTicket, ListNames, ReceiveEvent
-from shared.auth.access import UNDECLARED, declared_access
 from shared.contracts.events import EventCreatedV1
 from shared.ids import new_id
+from testkit.access import UNDECLARED, declared_access
 from testkit.plugin import TokenFactory
 
 SHARED_PATHS = ("/healthz/live", "/healthz/ready", "/metrics", "/docs")

@@ -5,9 +5,10 @@ import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 
-from shared.auth.access import PUBLIC, SERVICE_ONLY, UNDECLARED, Requires, declared_access
+from shared.auth.access import PUBLIC, SERVICE_ONLY, Requires
 from shared.auth.verify import Principal, TokenVerifier
 from shared.http.problems import add_problem_handlers
+from testkit.access import UNDECLARED, declared_access
 from testkit.issuer import Clock, Issuer, bearer, claims, signed
 
 

@@ -39,13 +39,14 @@ async def keys_in_transit(sessions: Sessions) -> list[str]:
         return list((await session.scalars(select(FILES_IN_TRANSIT.c.key))).all())
 
 
+@pytest.mark.parametrize("is_known", [True, False], ids=["reported", "connection lost after the commit"])
 async def test_a_file_whose_row_is_committed_is_kept(
-    files: FilesInTransit, sessions: Sessions, local_place: Place
+    files: FilesInTransit, sessions: Sessions, local_place: Place, is_known: bool
 ) -> None:
     await files.store(KEY, content(), content_type="image/png")
     async with sessions.begin() as session:
         await files.keep(session, KEY)
-    await files.settle(committed=True)
+    await files.settle(committed=is_known)
 
     assert await local_place.leftovers() == [KEY]
     assert await keys_in_transit(sessions) == []
