@@ -1,4 +1,4 @@
-"""Whose imports and exports a caller may see: those of the organizer that the token names."""
+"""Access to imports and exports: a caller sees those of the organizer in its token."""
 
 from typing import Annotated
 

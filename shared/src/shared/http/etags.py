@@ -32,7 +32,7 @@ def etag_of(version: int | str) -> str:
 
 
 def etag_headers(tag: str, *, is_private: bool = False) -> dict[str, str]:
-    """Headers that let a cache keep the response and make it ask for the ``ETag`` before each use.
+    """Return headers that let a cache keep the response, and revalidate it by its ``ETag`` before each use.
 
     A private response is kept by the caller's own cache only. Any other varies by token, since organizers see more.
     """

@@ -122,7 +122,7 @@ class TooLargeAsProblem:
 
 
 def _safe(request_id: str | None) -> str | None:
-    """The caller's request id if it may be written into logs and headers."""
+    """Return the caller's request id if it is safe in logs and headers, else ``None``."""
     if request_id and len(request_id) <= 64 and request_id.replace("-", "").isalnum() and request_id.isascii():
         return request_id
     return None

@@ -79,7 +79,7 @@ async def discard(sessions: Sessions, storage: Storage, key: str) -> None:
 
 
 async def remove_unfinished_uploads(_: Sessions, *, settings: StorageSettings) -> None:
-    """A periodic task, to be run rarely: on S3 each run sends requests that cost money."""
+    """Periodic task: remove unfinished uploads. Run it rarely, since its requests to S3 cost money."""
     async with open_storage(settings) as storage:
         await storage.remove_unfinished()
 

@@ -96,7 +96,7 @@ async def publish_event(
     public_url: PublicUrl,
     if_match: IfMatch = None,
 ) -> EventRead:
-    """Everybody can read the event from now on. A published event stays as it is."""
+    """Make the event readable for everyone. A published event is returned unchanged."""
     view = await service.publish_event(session, organizer, event_ref, if_match=if_match)
     response.headers.update(etag_headers(service.tag_of(view)))
     return EventRead.of(view, public_url)
@@ -111,7 +111,7 @@ async def unpublish_event(
     public_url: PublicUrl,
     if_match: IfMatch = None,
 ) -> EventRead:
-    """The event is a draft again: only its organizer can read it from now on. A draft stays as it is."""
+    """Make the event a draft, which only its organizer can read. A draft is returned unchanged."""
     view = await service.unpublish_event(session, organizer, event_ref, if_match=if_match)
     response.headers.update(etag_headers(service.tag_of(view)))
     return EventRead.of(view, public_url)

@@ -32,7 +32,7 @@ class ScheduleEntry(NamedTuple):
 async def list_entries(
     session: AsyncSession, event_id: UUID, *, is_own: bool, since: datetime | None, until: datetime | None
 ) -> list[ScheduleEntry]:
-    """Sessions with times that start within ``[since, until)``, by start."""
+    """Return the sessions that start within ``[since, until)``, by start."""
     columns = select(
         Session.id,
         Session.title,

@@ -22,17 +22,17 @@ async def read_schedule(
         str | None,
         Query(
             max_length=10,
-            description="`first` for the first day that has a session; all days when left out.",
+            description="`first` for the first day that has a session; all days if omitted.",
             examples=["2027-10-30", "first"],
         ),
     ] = None,
     timezone: Annotated[
         Line | None,
-        Query(description="IANA zone of the days and times; the event's own when left out."),
+        Query(description="IANA zone of the days and times; the event's own if omitted."),
     ] = None,
 ) -> ScheduleRead:
-    """Sessions that have times, by start. A session is listed under the day on which it starts in the zone of the
-    answer."""
+    """Return the sessions that have times, by start. A session belongs to the day on which it starts in the zone of
+    the response."""
     zone = event.timezone if timezone is None else timezone
     days = await service.read_schedule(session, event.id, is_own=is_own, zone=zone, day=day)
     return ScheduleRead.of(event.id, zone, days)

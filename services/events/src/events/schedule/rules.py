@@ -28,7 +28,7 @@ def day_of(text: str) -> date:
 
 
 def start_of(day: date, zone: str) -> datetime:
-    """The instant at which the clocks of ``zone`` begin to show ``day``."""
-    # Some clocks skip midnight: then it is the instant of the jump, or up to an hour later, and nothing starts in
+    """Return the instant at which ``day`` begins in ``zone``."""
+    # Some zones skip midnight: then it is the instant of the jump, or up to an hour later, with no local time in
     # between.
     return rederived(datetime.combine(day, time.min), zone, 0).instant

@@ -14,7 +14,7 @@ from shared.walltime import zone_info
 async def read_schedule(
     session: AsyncSession, event_id: UUID, *, is_own: bool, zone: str, day: str | None
 ) -> list[tuple[date, list[ScheduleEntry]]]:
-    """Days as the clocks of ``zone`` count them, each with its sessions by start.
+    """Return the days in ``zone``, each with its sessions by start.
 
     ``day`` is a date, ``first`` for the first that has a session, ``None`` for all. Raises ``UnknownZone``,
     ``NoSuchDay``.

@@ -38,7 +38,7 @@ class SessionView(NamedTuple):
 
 
 def public_sessions() -> ColumnElement[bool]:
-    """Sessions that everybody may read. Archives without states hold accepted sessions only."""
+    """Return the condition of public sessions. Archives without states hold accepted sessions only."""
     return or_(Session.state.is_(None), func.lower(Session.state).in_(PUBLIC_STATES))
 
 

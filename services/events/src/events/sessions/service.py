@@ -18,7 +18,7 @@ class SessionsCannotMove(Invalid):
     """``errors`` names the sessions, at most ``MAX_ERRORS`` of them."""
 
     code = "sessions-cannot-move"
-    title = "Session times invalid in the new zone"
+    title = "Invalid session times"
 
 
 async def read_session(session: AsyncSession, event_id: UUID, session_id: UUID, *, is_own: bool) -> SessionView:

@@ -66,7 +66,7 @@ async def add_export(
 
 
 async def get_export(session: AsyncSession, export_id: UUID, organizer: str) -> Export:
-    """Raises ``NotFound``."""
+    """Return the organizer's export. Raise ``NotFound``."""
     export = await repository.find(session, export_id, organizer)
     if export is None:
         raise NotFound("Export not found. It may belong to another organizer.")
@@ -78,7 +78,7 @@ async def view(export: Export, storage: Storage, settings: ExportsSettings) -> E
 
 
 async def download_link(export: Export, storage: Storage, settings: ExportsSettings) -> str:
-    """Raises ``ExportNotReady``, ``ExportExpired``."""
+    """Return a new link to the file. Raise ``ExportNotReady`` or ``ExportExpired``."""
     if export.state != DONE:
         raise ExportNotReady(export.state)
     link = await _link(export, storage, settings)

@@ -64,7 +64,7 @@ async def create_import(
 async def list_imports(
     request: Request, response: Response, principal: ImportWriter, session: SessionDep, page: PageDep
 ) -> Page[ImportSummary]:
-    """The lines of the reports are left out; read one import for its report."""
+    """List imports without the lines of their reports; read one import for its report."""
     imports, next_cursor = await repository.find_page(session, principal.organizer, page)
     set_next_link(request, response, next_cursor)
     return Page(items=[ImportSummary.of(job) for job in imports], next_cursor=next_cursor)
@@ -84,7 +84,7 @@ async def follow_import(job: ImportDep, sessions: SessionsDep, is_over: StreamIs
 
 
 def _headers(job: Import) -> dict[str, str]:
-    """A job has no version, so its tag holds everything of it that can change."""
+    """Return headers with an ``ETag`` of all fields that can change, since a job has no version."""
     step = job.step.replace(" ", "-")
     tag = f"{job.state}.{job.attempts}.{step}.{job.done}.{job.total}.{'event' if job.event_id else ''}"
     return etag_headers(etag_of(tag), is_private=True)

@@ -25,4 +25,4 @@ class ImportSummary(JobRead):
 
 
 class ImportRead(ImportSummary):
-    repairs: list[Repair] = Field(description="What was changed or left out, by archive member and record.")
+    repairs: list[Repair] = Field(description="What was changed or not imported, by archive member and record.")

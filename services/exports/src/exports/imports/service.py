@@ -37,7 +37,7 @@ async def add_import(session: AsyncSession, files: FilesInTransit, job: Import, 
 
 
 async def get_import(session: AsyncSession, import_id: UUID, organizer: str) -> Import:
-    """Raises ``NotFound``."""
+    """Return the organizer's import. Raise ``NotFound``."""
     job = await repository.find(session, import_id, organizer)
     if job is None:
         raise NotFound("Import not found. It may belong to another organizer.")

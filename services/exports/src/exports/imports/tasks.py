@@ -39,7 +39,7 @@ READING, UPLOADING = "reading the archive", "uploading images"
 STORING, CONVERTING = "storing the programme", "converting images"
 
 UPLOADS_AT_ONCE = 6
-# With these the media service refuses the image itself; any other status says nothing about the image.
+# Statuses by which the media service refuses the image itself, not the request.
 REFUSALS = (413, 415, 422)
 FIRST_WAIT, LONGEST_WAIT = 0.2, 1.0
 
@@ -132,8 +132,8 @@ async def _await_conversion(
 ) -> list[Repair]:
     """Return report lines for images that could not be converted.
 
-    The import ends as well after ``resources.conversion_patience`` seconds without progress: the event exists, and
-    learns of its images from messages.
+    The import also ends after ``resources.conversion_patience`` seconds without progress: the event exists, and
+    receives its images by messages.
     """
     pending = set(image_ids.values())
     rejected: set[UUID] = set()
@@ -158,7 +158,7 @@ async def _await_conversion(
         if image_ids.get(image.member) in rejected
     ]
     if pending:
-        message = f"{len(pending):,} images were still being converted when the import ended; they will follow."
+        message = f"{len(pending):,} images are still being converted. They appear when they are ready."
         lines.append(Repair(member="images", message=message))
     return lines
 

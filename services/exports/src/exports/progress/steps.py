@@ -8,7 +8,7 @@ WRITE_SECONDS = 0.25
 
 
 class Step:
-    """Counts the items of one step and writes the count a few times a second, not for each item."""
+    """Count the items of one step, and write the count at most every ``WRITE_SECONDS``."""
 
     def __init__(self, run: Run, name: str, total: int) -> None:
         self._run = run
@@ -20,7 +20,7 @@ class Step:
         await self.reached(0)
 
     async def reached(self, done: int) -> None:
-        """Raises ``JobLost``."""
+        """Report the number of finished items. Raise ``JobLost``."""
         if 0 < done < self._total and time.monotonic() - self._written_at < WRITE_SECONDS:
             return
         self._written_at = time.monotonic()

@@ -18,7 +18,7 @@ def original_key(organizer: str, image_id: UUID) -> str:
 
 
 def variant_key(image_id: UUID, name: str, digest: str) -> str:
-    """Follows from the public path, so serving needs no query; equal bytes get an equal key."""
+    """Return a key that follows from the public path, so that serving needs no query. Equal bytes share a key."""
     return f"variants/{image_id}/{name}-{digest}.jpg"
 
 

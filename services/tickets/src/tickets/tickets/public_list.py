@@ -162,7 +162,7 @@ class TicketLists:
         self._next: dict[_Key, _Read] = {}
 
     def is_idle(self) -> bool:
-        """Whether no read is in progress."""
+        """Return whether no read is in progress."""
         return not self._current and not self._next
 
     async def read(self, event: UUID | str, reader: str | None, sales: str | None) -> TicketList | None:

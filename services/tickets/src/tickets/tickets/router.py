@@ -37,8 +37,8 @@ async def create_ticket(
     session: SessionDep,
     idempotent: IdempotentDep,
 ) -> Response:
-    """Times without an offset are read in the event's zone. For a moment after an event was created, the answer may
-    be 404 with `Retry-After`."""
+    """Create a ticket. Times without an offset are in the event's zone. Shortly after an event was created, the
+    response may be 404 with `Retry-After`."""
 
     async def work() -> Response:
         view = await service.create_ticket(session, organizer, event_ref, body)
