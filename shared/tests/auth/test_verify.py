@@ -30,7 +30,7 @@ async def refusal(verifier: TokenVerifier, token: str) -> str:
     ],
 )
 async def test_a_valid_token_names_its_principal(
-    verifier: TokenVerifier, now: Clock, key: RSAKey | OKPKey, alg: str, typ: Any
+    verifier: TokenVerifier, now: Clock, key: RSAKey | OKPKey, alg: str, typ: object
 ) -> None:
     principal = await verifier.verify(signed(claims(now), key, alg=alg, typ=typ))
     assert principal == Principal("user:7", "fossasia", frozenset({"events:read", "events:write"}))
@@ -86,7 +86,7 @@ async def test_an_hmac_made_with_the_public_key_is_refused(
 
 
 @pytest.mark.parametrize("alg", ["RS512", "PS256", "ES256", "Ed448", "", None, 7, ["RS256"], {}])
-async def test_only_the_named_algorithms_are_accepted(verifier: TokenVerifier, now: Clock, alg: Any) -> None:
+async def test_only_the_named_algorithms_are_accepted(verifier: TokenVerifier, now: Clock, alg: object) -> None:
     assert "not accepted" in await refusal(verifier, signed(claims(now), alg=alg))
 
 
@@ -146,7 +146,7 @@ async def test_an_expiry_beyond_the_calendar_is_accepted(verifier: TokenVerifier
 
 
 @pytest.mark.parametrize("typ", ["dpop+jwt", "logout+jwt", "id_token", "", 1, ["JWT"]])
-async def test_a_token_of_another_type_is_refused(verifier: TokenVerifier, now: Clock, typ: Any) -> None:
+async def test_a_token_of_another_type_is_refused(verifier: TokenVerifier, now: Clock, typ: object) -> None:
     assert "type" in await refusal(verifier, signed(claims(now), typ=typ))
 
 
@@ -159,7 +159,7 @@ async def test_a_key_id_is_only_ever_looked_up(
 
 
 @pytest.mark.parametrize("kid", [..., None, 1, ["rsa-1"]])
-async def test_a_token_without_a_key_id_is_refused(verifier: TokenVerifier, now: Clock, kid: Any) -> None:
+async def test_a_token_without_a_key_id_is_refused(verifier: TokenVerifier, now: Clock, kid: object) -> None:
     assert "`kid`" in await refusal(verifier, signed(claims(now), kid=kid))
 
 

@@ -81,7 +81,7 @@ def claims(now: Clock, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in {**usual, **changes}.items() if value is not ...}
 
 
-def signed(payload: dict[str, Any], key: RSAKey | OKPKey = RSA, *, alg: str = "RS256", **header: Any) -> str:
+def signed(payload: dict[str, Any], key: RSAKey | OKPKey = RSA, *, alg: object = "RS256", **header: Any) -> str:
     header = {name: value for name, value in {"alg": alg, "kid": key.kid, **header}.items() if value is not ...}
     return by_hand(header, json.dumps(payload).encode(), key)
 
