@@ -1,4 +1,4 @@
-"""Every route says who may use it, and none tells an organizer about the imports and exports of another."""
+"""Every route declares its access, and none reveals the imports and exports of another organizer."""
 
 from typing import Any
 from uuid import UUID
@@ -9,6 +9,7 @@ import pytest
 from exports.exports.tasks import run_export
 from exports.imports.tasks import run_import
 from exports.resources import Resources
+from services.exports.tests.factories import Members, Upload, zipped
 from shared.ids import new_id
 from testkit.access import UNDECLARED, declared_access
 from testkit.plugin import Live, TokenFactory
@@ -17,11 +18,11 @@ NOT_OURS = ("/healthz/live", "/healthz/ready", "/metrics", "/docs")
 FILES = "/v1/exports/files/{key}"
 
 
-async def test_no_route_shows_what_is_another_organizers(
-    live: Live, resources: Resources, tokens: TokenFactory, upload: Any, zip_of: Any, members: Any
+async def test_no_route_gives_access_to_another_organizer(
+    live: Live, resources: Resources, tokens: TokenFactory, upload: Upload, members: Members
 ) -> None:
     own, other = tokens.organizer(), tokens.organizer("other")
-    imported = (await upload(zip_of(members))).json()
+    imported = (await upload(zipped(members))).json()
     await run_import(resources, UUID(imported["id"]))
     event_id = (await live.client.get(f"/v1/imports/{imported['id']}", headers=own)).json()["event_id"]
     export = (await live.client.post(f"/v1/events/{event_id}/exports", headers=own)).json()
@@ -53,15 +54,13 @@ async def test_no_route_shows_what_is_another_organizers(
 
 
 @pytest.mark.parametrize("path", ["/v1/imports/zzz", "/v1/exports/zzz", "/v1/exports/zzz/download"])
-async def test_what_is_no_id_is_refused_as_input(
-    client: httpx.AsyncClient, tokens: TokenFactory, path: str
-) -> None:
+async def test_malformed_id_is_refused(client: httpx.AsyncClient, tokens: TokenFactory, path: str) -> None:
     answer = await client.get(path, headers=tokens.organizer())
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_every_operation_of_the_docs_has_a_summary_and_a_tag(client: httpx.AsyncClient) -> None:
+async def test_every_operation_has_a_summary_and_a_tag(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     assert len(operations) == 10

@@ -1,4 +1,4 @@
-"""Zips made to harm or simply broken: refused by name, in bounded memory, and never as a failure of ours."""
+"""Hostile and broken zips: refused by name, in bounded memory, and never a 500."""
 
 import copy
 import json
@@ -7,9 +7,7 @@ import struct
 import tracemalloc
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,9 +22,9 @@ from exports.archive.container import (
 )
 from exports.archive.limits import Limits
 from exports.archive.reader import EventMissing, open_member, read_archive
+from services.exports.tests.factories import Members, ZipFile
 from shared.problems import Problem
 
-Zipped = Callable[[dict[str, Any]], Path]
 GIGABYTE = 1 << 30
 
 
@@ -44,7 +42,7 @@ def named(name: str) -> zipfile.ZipInfo:
 
 
 def deflated_zeros(size: int) -> bytes:
-    """A raw deflate stream of zeros: one block, made once and repeated."""
+    """Return a raw deflate stream of zeros: one block, repeated."""
     block_size = 1 << 24
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = packer.compress(bytes(block_size)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -52,7 +50,7 @@ def deflated_zeros(size: int) -> bytes:
 
 
 def raw_zip(path: Path, name: str, packed: bytes, *, declared_size: int, packed_size: int | None = None) -> Path:
-    """A zip with one deflated member that declares what it likes; with zip64 fields when they are needed."""
+    """Return a zip of one deflated member with any declared sizes; it has zip64 fields when they need them."""
     stored_size = len(packed) if packed_size is None else packed_size
     is_large = declared_size > 0xFFFFFFFF
     extra = struct.pack("<HHQQ", 1, 16, declared_size, stored_size) if is_large else b""
@@ -70,7 +68,7 @@ def raw_zip(path: Path, name: str, packed: bytes, *, declared_size: int, packed_
     "content",
     [b"", b"hello", b"PK\x05\x06" + bytes(3), b"PK\x03\x04" + bytes(500), b"\x89PNG\r\n\x1a\n" + bytes(99)],
 )
-def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_other_than_a_zip_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "archive.zip"
     path.write_bytes(content)
     with pytest.raises(NotAnArchive) as refusal:
@@ -78,14 +76,14 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
     assert (refusal.value.status, refusal.value.code) == (422, "not-a-zip")
 
 
-def test_a_zip_without_an_event_says_what_it_found(zipped: Zipped) -> None:
+def test_refusal_of_a_zip_without_an_event_names_its_members(zip_file: ZipFile) -> None:
     with pytest.raises(EventMissing, match=r"found: holiday\.txt"):
-        read_archive(zipped({"holiday.txt": b"sun"}))
+        read_archive(zip_file({"holiday.txt": b"sun"}))
     with pytest.raises(EventMissing, match="nothing"):
-        read_archive(zipped({}))
+        read_archive(zip_file({}))
 
 
-def test_ten_megabytes_that_unpack_to_ten_gigabytes_are_refused_at_once(tmp_path: Path) -> None:
+def test_ten_megabytes_that_unpack_to_ten_gigabytes_are_refused_before_unpacking(tmp_path: Path) -> None:
     packed = deflated_zeros(10 * GIGABYTE)
     assert len(packed) < 11_000_000
     path = raw_zip(tmp_path / "bomb.zip", "event", packed, declared_size=10 * GIGABYTE)
@@ -99,7 +97,7 @@ def test_ten_megabytes_that_unpack_to_ten_gigabytes_are_refused_at_once(tmp_path
 
 
 @pytest.mark.parametrize("declared", [300, 900_000_000, 0xFFFFFFFF])
-def test_a_bomb_that_lies_about_its_size_is_refused_in_little_memory(tmp_path: Path, declared: int) -> None:
+def test_bomb_with_a_false_size_is_refused_in_bounded_memory(tmp_path: Path, declared: int) -> None:
     path = raw_zip(tmp_path / "bomb.zip", "event", deflated_zeros(10 * GIGABYTE), declared_size=declared)
     tracemalloc.start()
     with pytest.raises((ArchiveTooLarge, MemberBroken)) as refusal:
@@ -110,25 +108,25 @@ def test_a_bomb_that_lies_about_its_size_is_refused_in_little_memory(tmp_path: P
     assert peak < 20_000_000
 
 
-def test_the_ratio_counts_while_reading_and_names_the_member(tmp_path: Path) -> None:
+def test_ratio_is_checked_while_reading_and_the_refusal_names_the_member(tmp_path: Path) -> None:
     size = 64 << 20
     path = raw_zip(tmp_path / "bomb.zip", "images/x.png", deflated_zeros(size), declared_size=size)
     with pytest.raises(ArchiveTooLarge, match="100 times") as refusal:
         list(open_member(path, "images/x.png"))
     assert refusal.value.errors[0].field == "images/x.png"
-    # the declared size would pass, were it believed
+    # the declared size alone would pass
     loose = Limits(ratio=10**6, image_size=1 << 20)
     with opened(path, loose) as archive, pytest.raises(ArchiveTooLarge, match="1,048,576 bytes"):
         list(archive.chunks("images/x.png", loose.image_size))
 
 
-def test_the_total_counts_over_all_members(zipped: Zipped) -> None:
-    path = zipped({"event": {}, "images/a.png": bytes(600), "images/b.png": bytes(600)})
+def test_total_size_counts_all_members(zip_file: ZipFile) -> None:
+    path = zip_file({"event": {}, "images/a.png": bytes(600), "images/b.png": bytes(600)})
     with pytest.raises(ArchiveTooLarge, match="1,000 bytes"):
         read_archive(path, Limits(total_size=1_000))
 
 
-def test_a_packed_size_beyond_the_file_does_not_hide_a_ratio(tmp_path: Path) -> None:
+def test_packed_size_beyond_the_end_of_the_file_does_not_hide_a_ratio(tmp_path: Path) -> None:
     packed = deflated_zeros(64 << 20)
     path = raw_zip(
         tmp_path / "b.zip", "event", packed, declared_size=64 << 20, packed_size=len(packed) + 10_000_000
@@ -148,8 +146,8 @@ def test_entries_that_share_their_data_are_refused(tmp_path: Path) -> None:
         read_archive(path)
 
 
-def test_more_entries_than_allowed_are_refused_before_they_are_parsed(zipped: Zipped) -> None:
-    path = zipped({f"file{number}": b"" for number in range(12)})
+def test_more_entries_than_allowed_are_refused_before_they_are_parsed(zip_file: ZipFile) -> None:
+    path = zip_file({f"file{number}": b"" for number in range(12)})
     with pytest.raises(ArchiveTooLarge, match="more than 10 entries"):
         read_archive(path, Limits(entries=10))
     with pytest.raises(ArchiveTooLarge):
@@ -187,7 +185,7 @@ def test_a_million_entries_cost_no_memory(tmp_path: Path) -> None:
         *("a\x00b", "a\nb", "x" * 256, ".."),
     ],
 )
-def test_an_unsafe_name_is_refused_even_when_nothing_uses_it(tmp_path: Path, name: str) -> None:
+def test_unsafe_name_is_refused_even_when_no_record_uses_it(tmp_path: Path, name: str) -> None:
     path = zip_of(tmp_path / "archive.zip", (named("event"), b"{}"), (named(name), b"x"))
     with pytest.raises(UnsafeName) as refusal:
         read_archive(path)
@@ -207,7 +205,7 @@ def test_links_and_devices_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("twin", ["Sessions", "sessions"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_two_members_of_one_name_are_refused(tmp_path: Path, twin: str) -> None:
+def test_two_members_with_one_name_are_refused(tmp_path: Path, twin: str) -> None:
     path = zip_of(
         tmp_path / "archive.zip", (named("event"), b"{}"), (named("sessions"), b"[]"), (named(twin), b"[]")
     )
@@ -215,7 +213,7 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path, twin: str) -> None:
         read_archive(path)
 
 
-def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+def test_encrypted_member_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "archive.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("event", b"{}")
@@ -224,7 +222,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
         read_archive(path)
 
 
-def test_rare_compression_is_refused(tmp_path: Path) -> None:
+def test_compression_other_than_deflate_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "archive.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("event", b"{}")
@@ -232,8 +230,8 @@ def test_rare_compression_is_refused(tmp_path: Path) -> None:
         read_archive(path)
 
 
-def test_a_flipped_byte_is_damage_and_named(zipped: Zipped) -> None:
-    path = zipped({"event": json.dumps({"name": "x" * 500}).encode()})
+def test_refusal_of_a_flipped_byte_names_the_member(zip_file: ZipFile) -> None:
+    path = zip_file({"event": json.dumps({"name": "x" * 500}).encode()})
     data = bytearray(path.read_bytes())
     data[40] ^= 0xFF
     path.write_bytes(data)
@@ -242,10 +240,8 @@ def test_a_flipped_byte_is_damage_and_named(zipped: Zipped) -> None:
     assert refusal.value.errors[0].field == "event"
 
 
-def test_a_folder_round_everything_and_junk_of_file_managers_are_ignored(
-    zipped: Zipped, event: dict[str, Any]
-) -> None:
-    path = zipped(
+def test_enclosing_folder_and_files_of_file_managers_are_ignored(zip_file: ZipFile, event: Members) -> None:
+    path = zip_file(
         {
             "My event/": b"",
             "My event/event": event,
@@ -261,15 +257,17 @@ def test_a_folder_round_everything_and_junk_of_file_managers_are_ignored(
     assert b"".join(open_member(path, "images/logo.png")) == b"picture"
 
 
-def test_a_member_that_is_not_there_is_a_refusal(zipped: Zipped) -> None:
+def test_unknown_member_is_refused(zip_file: ZipFile) -> None:
     with pytest.raises(MemberBroken):
-        list(open_member(zipped({"event": {}}), "images/none.png"))
+        list(open_member(zip_file({"event": {}}), "images/none.png"))
 
 
-def test_no_truncation_and_no_flipped_byte_makes_us_fail(
-    zipped: Zipped, event: dict[str, Any], tmp_path: Path
+def test_every_truncation_and_flipped_byte_is_read_or_refused(
+    zip_file: ZipFile, event: Members, tmp_path: Path
 ) -> None:
-    whole = zipped({"event": event, "sessions": [{"id": 1, "title": "T"}], "images/x.png": bytes(50)}).read_bytes()
+    whole = zip_file(
+        {"event": event, "sessions": [{"id": 1, "title": "T"}], "images/x.png": bytes(50)}
+    ).read_bytes()
     refusals: list[Problem] = []
     for position in range(len(whole)):
         for damaged in (
@@ -286,7 +284,7 @@ def test_no_truncation_and_no_flipped_byte_makes_us_fail(
     assert all(400 <= problem.status < 500 for problem in refusals)
 
 
-def test_data_before_and_after_the_zip_does_no_harm(zipped: Zipped, event: dict[str, Any]) -> None:
-    path = zipped({"event": event})
+def test_data_before_and_after_the_zip_is_ignored(zip_file: ZipFile, event: Members) -> None:
+    path = zip_file({"event": event})
     path.write_bytes(b"#!/bin/sh\n" + path.read_bytes() + b"trailing")
     assert read_archive(path).programme.event.name == "Long night"

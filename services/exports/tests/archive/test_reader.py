@@ -1,8 +1,6 @@
-"""What the reader makes of archives: every dialect, every mended quirk, every refusal."""
+"""Reading archives: every dialect, every repair, every refusal."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,16 +9,14 @@ from pydantic import JsonValue
 from exports.archive.container import ArchiveTooLarge, MemberBroken
 from exports.archive.limits import Limits
 from exports.archive.reader import ReadArchive, read_archive
+from services.exports.tests.factories import Members, ReadMembers, ZipFile
 from shared.contracts.programme import ImageRef, Repair
 from shared.problems import Problem
 from shared.walltime import AmbiguousTime, EndsBeforeItStarts, InvalidTime, NonexistentTime, UnknownZone
 
-Read = Callable[..., ReadArchive]
-Zipped = Callable[[dict[str, Any]], Path]
 
-
-def told(found: ReadArchive, words: str) -> Repair:
-    """The one report line that holds these words."""
+def line_with(found: ReadArchive, words: str) -> Repair:
+    """Return the one line of the report that holds these words."""
     lines = [line for line in found.report if words in line.message]
     assert len(lines) == 1, found.report
     return lines[0]
@@ -164,14 +160,14 @@ TODAY: dict[str, JsonValue] = {
 }
 
 
-def test_three_dialects_say_the_same(zipped: Zipped) -> None:
+def test_three_dialects_give_the_same_programme(zip_file: ZipFile) -> None:
     pictures = {"images/logo.png": b"l", "images/speakers/Zoe_2.png": b"z"}
-    found = [read_archive(zipped({**dialect, **pictures})) for dialect in (HYPHENS, OLD_SNAKE, TODAY)]
+    found = [read_archive(zip_file({**dialect, **pictures})) for dialect in (HYPHENS, OLD_SNAKE, TODAY)]
     assert found[0].programme == found[1].programme == found[2].programme
     assert [image.member for image in found[0].images] == ["images/logo.png", "images/speakers/Zoe_2.png"]
     assert found[0].images[1].used_by == ["speakers/2"]
     assert [len(one.report) for one in found] == [0, 1, 0]
-    assert told(found[1], "imported from the sessions").member == "session_types"
+    assert line_with(found[1], "imported from the sessions").member == "session_types"
     programme = found[0].programme
     session = programme.sessions[0]
     assert (session.track, session.microlocation, session.session_type, session.speakers) == ("3", "4", "5", ["2"])
@@ -181,7 +177,7 @@ def test_three_dialects_say_the_same(zipped: Zipped) -> None:
     assert programme.social_links[0].link == "https://code.example"
 
 
-def test_what_has_no_field_is_kept(read: Read) -> None:
+def test_values_without_a_field_are_kept_as_extra(read: ReadMembers) -> None:
     found = read(
         speakers=[
             {"id": 1, "name": "A", "heard-from": "a friend", "gender": None, "icon": "https://x.example/i.png"}
@@ -198,29 +194,29 @@ def test_what_has_no_field_is_kept(read: Read) -> None:
 # Keys and links
 
 
-def test_an_id_given_twice_gets_another_key_and_links_follow_the_name(read: Read) -> None:
+def test_duplicate_id_gets_another_key_and_links_follow_the_name(read: ReadMembers) -> None:
     found = read(
         speakers=[{"id": 1, "name": "Ada"}, {"id": 1, "name": "Bob"}, {"id": "1-2", "name": "Cem"}],
         sessions=[{"id": 1, "title": "T", "speakers": [{"id": 1, "name": "bob"}, 1]}],
     )
     assert [(s.key, s.name) for s in found.programme.speakers] == [("1", "Ada"), ("1-3", "Bob"), ("1-2", "Cem")]
     assert found.programme.sessions[0].speakers == ["1-3", "1"]
-    assert told(found, "Id 1 is already in use").record == "1-3"
+    assert line_with(found, "Id 1 is already in use").record == "1-3"
 
 
-def test_the_same_record_twice_is_taken_once(read: Read) -> None:
+def test_duplicate_record_is_imported_once(read: ReadMembers) -> None:
     found = read(sessions=[{"id": 1, "title": "T"}, {"id": 1, "title": "T"}])
     assert len(found.programme.sessions) == 1
-    told(found, "imported once")
+    line_with(found, "imported once")
 
 
 @pytest.mark.parametrize("nothing", [None, "", [], True, {"a": 1}])
-def test_a_record_without_an_id_gets_a_key(read: Read, nothing: JsonValue) -> None:
+def test_record_without_an_id_gets_a_key(read: ReadMembers, nothing: JsonValue) -> None:
     found = read(tracks=[{"id": nothing, "name": "A"}, {"name": "B"}, {"id": "new-1", "name": "C"}])
     assert [track.key for track in found.programme.tracks] == ["new-2", "new-3", "new-1"]
 
 
-def test_a_link_without_an_id_goes_by_the_name_when_only_one_has_it(read: Read) -> None:
+def test_link_without_an_id_follows_a_name_that_is_unique(read: ReadMembers) -> None:
     found = read(
         speakers=[{"id": 1, "name": "Ada"}, {"id": 2, "name": "Bob"}, {"id": 3, "name": "Bob"}],
         sessions=[{"id": 1, "title": "T", "speakers": [{"id": None, "name": " ada "}]}],
@@ -228,24 +224,24 @@ def test_a_link_without_an_id_goes_by_the_name_when_only_one_has_it(read: Read) 
     assert found.programme.sessions[0].speakers == ["1"]
 
 
-def test_a_link_to_nothing_is_left_out_and_told(read: Read) -> None:
+def test_link_to_no_record_is_left_out_and_reported(read: ReadMembers) -> None:
     found = read(sessions=[{"id": 1, "title": "T", "track_id": 9, "speakers": [8, None, {}], "session_type": {}}])
     assert found.programme.sessions[0].track is None
     assert found.programme.sessions[0].speakers == []
     assert {(line.field, line.record) for line in found.report} == {("track", "1"), ("speakers", "1")}
 
 
-def test_a_nested_record_that_its_list_lacks_is_taken_from_the_session(read: Read) -> None:
+def test_nested_record_that_its_list_lacks_is_imported_from_the_session(read: ReadMembers) -> None:
     found = read(
         tracks=[{"id": 1, "name": "A"}],
         sessions=[{"id": 1, "title": "T", "track": {"id": 2, "name": "B", "color": "#fff"}}],
     )
     assert [(t.key, t.name, t.color) for t in found.programme.tracks] == [("1", "A", None), ("2", "B", "#fff")]
     assert found.programme.sessions[0].track == "2"
-    assert told(found, "imported from this session").field == "track"
+    assert line_with(found, "imported from this session").field == "track"
 
 
-def test_either_side_may_name_the_link(read: Read) -> None:
+def test_link_may_be_named_by_either_side(read: ReadMembers) -> None:
     found = read(
         speakers=[
             {"id": 1, "name": "A", "sessions": [{"id": 1, "title": "T"}]},
@@ -259,15 +255,15 @@ def test_either_side_may_name_the_link(read: Read) -> None:
     assert len(found.report) == 2
 
 
-def test_what_was_in_the_trash_stays_out(read: Read) -> None:
+def test_deleted_record_is_left_out(read: ReadMembers) -> None:
     found = read(
         sessions=[{"id": 1, "title": "T", "deleted_at": "2027-01-01T00:00:00Z"}, {"id": 2, "deleted-at": ""}]
     )
     assert [session.key for session in found.programme.sessions] == ["2"]
-    told(found, "trash")
+    line_with(found, "trash")
 
 
-def test_a_missing_title_falls_back_to_the_name_then_to_the_key(read: Read) -> None:
+def test_missing_title_falls_back_to_the_name_then_to_the_key(read: ReadMembers) -> None:
     found = read(sessions=[{"id": 11, "name": "Wrap-up"}, {"id": 12, "title": " "}], tracks=[{"id": 3}])
     assert [session.title for session in found.programme.sessions] == ["Wrap-up", "Untitled session 12"]
     assert found.programme.tracks[0].name == "Untitled track 3"
@@ -279,24 +275,24 @@ def test_a_missing_title_falls_back_to_the_name_then_to_the_key(read: Read) -> N
 @pytest.mark.parametrize(
     ("given", "zone"), [("US / Pacific", "US/Pacific"), ("Hawaii-Aleutian", "Pacific/Honolulu"), ("utc", "UTC")]
 )
-def test_a_zone_that_can_be_told_is_mended(zipped: Zipped, event: dict[str, Any], given: str, zone: str) -> None:
-    found = read_archive(zipped({"event": {**event, "timezone": given}}))
+def test_zone_with_a_clear_meaning_is_repaired(zip_file: ZipFile, event: Members, given: str, zone: str) -> None:
+    found = read_archive(zip_file({"event": {**event, "timezone": given}}))
     assert found.programme.event.timezone == zone
-    assert told(found, given).field == "timezone"
+    assert line_with(found, given).field == "timezone"
 
 
 @pytest.mark.parametrize("given", ["Middle-earth/Shire", "", None, 5, ["UTC"], "../../etc/localtime"])
-def test_an_unknown_zone_is_refused(zipped: Zipped, event: dict[str, Any], given: JsonValue) -> None:
+def test_unknown_zone_is_refused(zip_file: ZipFile, event: Members, given: JsonValue) -> None:
     with pytest.raises(UnknownZone) as refusal:
-        read_archive(zipped({"event": {**event, "timezone": given}}))
+        read_archive(zip_file({"event": {**event, "timezone": given}}))
     assert refusal.value.status == 422
     assert refusal.value.errors[0].field == "event.timezone"
 
 
-def test_times_without_an_offset_are_on_the_wall_of_the_event(zipped: Zipped, event: dict[str, Any]) -> None:
+def test_times_without_an_offset_are_wall_times_of_the_event(zip_file: ZipFile, event: Members) -> None:
     event.update(starts_at="2027-10-30T09:00:00", ends_at="2027-10-31T18:00")
     session = {"id": 1, "title": "T", "starts_at": "2027-10-30 10:00:00", "ends_at": "2027-10-30T11:00:00"}
-    found = read_archive(zipped({"event": event, "sessions": [session]}))
+    found = read_archive(zip_file({"event": event, "sessions": [session]}))
     assert found.programme.event.ends_at == "2027-10-31T18:00:00+01:00"
     assert found.programme.sessions[0].starts_at == "2027-10-30T10:00:00+02:00"
     assert len([line for line in found.report if "no offset" in line.message]) == 3
@@ -315,11 +311,11 @@ def test_times_without_an_offset_are_on_the_wall_of_the_event(zipped: Zipped, ev
         ({"starts_at": "0001-01-01T00:00:00+14:00"}, InvalidTime, "event.starts_at"),
     ],
 )
-def test_an_event_without_usable_times_is_refused(
-    zipped: Zipped, event: dict[str, Any], changes: dict[str, Any], refusal: type[Problem], field: str
+def test_event_without_usable_times_is_refused(
+    zip_file: ZipFile, event: Members, changes: dict[str, Any], refusal: type[Problem], field: str
 ) -> None:
     with pytest.raises(refusal) as raised:
-        read_archive(zipped({"event": {**event, **changes}}))
+        read_archive(zip_file({"event": {**event, **changes}}))
     assert raised.value.status == 422
     error = raised.value.errors[0].as_json()
     assert error["field"] == field
@@ -338,17 +334,17 @@ def test_an_event_without_usable_times_is_refused(
         (5, "2027-10-30T10:00:00+02:00", "is not a time"),
     ],
 )
-def test_a_session_with_unusable_times_is_kept_without_them(
-    read: Read, starts_at: JsonValue, ends_at: JsonValue, words: str
+def test_session_with_unusable_times_is_imported_without_them(
+    read: ReadMembers, starts_at: JsonValue, ends_at: JsonValue, words: str
 ) -> None:
     found = read(sessions=[{"id": 1, "title": "T", "starts_at": starts_at, "ends_at": ends_at}])
     session = found.programme.sessions[0]
     assert (session.starts_at, session.ends_at) == (None, None)
     assert session.extra["starts_at"] == str(starts_at)
-    assert told(found, words).record == "1"
+    assert line_with(found, words).record == "1"
 
 
-def test_the_hour_that_comes_twice_keeps_its_offsets(read: Read) -> None:
+def test_times_of_a_fold_keep_their_offsets(read: ReadMembers) -> None:
     found = read(
         sessions=[
             {
@@ -363,16 +359,16 @@ def test_the_hour_that_comes_twice_keeps_its_offsets(read: Read) -> None:
     first, second = found.programme.sessions
     assert (first.starts_at, first.ends_at) == ("2027-10-31T02:30:00+02:00", "2027-10-31T02:30:00+01:00")
     assert second.starts_at == "2027-10-31T02:30:00+02:00"
-    assert told(found, "twice").record == "2"
+    assert line_with(found, "twice").record == "2"
 
 
 # Values
 
 
-def test_pictures_are_found_under_every_spelling(zipped: Zipped, event: dict[str, Any]) -> None:
+def test_images_are_found_under_every_spelling(zip_file: ZipFile, event: Members) -> None:
     names = {1: "/images/speakers/Ada.PNG", 2: "images/speakers/Zo%C3%AB.png", 3: "/images/speakers/ZoÃ«.png"}
     speakers = [{"id": key, "name": f"S{key}", "photo-url": name} for key, name in names.items()]
-    path = zipped(
+    path = zip_file(
         {"event": event, "speakers": speakers, "images/speakers/ada.png": b"1", "images/speakers/Zoë.png": b"2"}
     )
     found = read_archive(path)
@@ -385,18 +381,18 @@ def test_pictures_are_found_under_every_spelling(zipped: Zipped, event: dict[str
 @pytest.mark.parametrize(
     "reference", ["/images/none.png", "event", "config.json", "data:image/png;base64,AAAA", "C:\\x.png", {"url": 1}]
 )
-def test_a_dead_picture_is_told_and_kept_as_text(read: Read, reference: JsonValue) -> None:
+def test_reference_to_no_image_is_reported_and_kept_as_extra(read: ReadMembers, reference: JsonValue) -> None:
     found = read(speakers=[{"id": 1, "name": "A", "photo_url": reference}], **{"config.json": {}})
     assert found.programme.speakers[0].photo is None
     assert found.programme.speakers[0].extra == {"photo_url": reference}
     assert found.report[0].field == "photo_url"
 
 
-def test_a_picture_that_is_too_large_is_left_out(zipped: Zipped, event: dict[str, Any]) -> None:
-    path = zipped({"event": {**event, "logo": "/images/l.png"}, "images/l.png": bytes(100)})
+def test_image_above_the_limit_is_left_out(zip_file: ZipFile, event: Members) -> None:
+    path = zip_file({"event": {**event, "logo": "/images/l.png"}, "images/l.png": bytes(100)})
     found = read_archive(path, Limits(image_size=99))
     assert found.programme.event.logo is None
-    told(found, "larger than 99 bytes")
+    line_with(found, "larger than 99 bytes")
 
 
 @pytest.mark.parametrize(
@@ -418,7 +414,9 @@ def test_a_picture_that_is_too_large_is_left_out(zipped: Zipped, event: dict[str
         ("sessions", "audio_url", "audio/session_40.mp3"),
     ],
 )
-def test_a_value_that_does_not_fit_costs_only_itself(read: Read, member: str, field: str, value: JsonValue) -> None:
+def test_unusable_value_is_reported_and_kept_as_extra(
+    read: ReadMembers, member: str, field: str, value: JsonValue
+) -> None:
     found = read(**{member: [{"id": 1, "name": "A", field: value}]})
     record = getattr(found.programme, member)[0]
     assert getattr(record, field) is None
@@ -426,33 +424,33 @@ def test_a_value_that_does_not_fit_costs_only_itself(read: Read, member: str, fi
     assert (found.report[0].member, found.report[0].record, found.report[0].field) == (member, "1", field)
 
 
-def test_empty_coordinates_are_no_coordinates(zipped: Zipped, event: dict[str, Any]) -> None:
-    found = read_archive(zipped({"event": {**event, "latitude": "", "longitude": None}}))
+def test_empty_coordinates_are_null(zip_file: ZipFile, event: Members) -> None:
+    found = read_archive(zip_file({"event": {**event, "latitude": "", "longitude": None}}))
     assert found.programme.event.latitude is None
     assert found.report == []
 
 
-def test_characters_that_no_database_takes_are_removed(zipped: Zipped, event: dict[str, Any]) -> None:
+def test_characters_that_cannot_be_stored_are_removed(zip_file: ZipFile, event: Members) -> None:
     event.update({"description": "a\x00b\ud800c 😀", "no\x00tes": ["\udfffx"]})
-    found = read_archive(zipped({"event": event}))
+    found = read_archive(zip_file({"event": event}))
     assert found.programme.event.description == "abc 😀"
     assert found.programme.event.extra == {"notes": ["x"]}
     assert len(found.report) == 2
 
 
-def test_a_text_that_is_too_long_is_cut(read: Read) -> None:
+def test_text_above_the_limit_is_shortened(read: ReadMembers) -> None:
     text = "é".join(str(number) for number in range(200_000))
     found = read(sessions=[{"id": 1, "title": text}])
     assert found.programme.sessions[0].title == text[:1_000]
-    told(found, f"{len(text):,} characters")
+    line_with(found, f"{len(text):,} characters")
 
 
-def test_numbers_that_are_none_are_empty(zipped: Zipped) -> None:
+def test_numbers_that_are_not_finite_become_null(zip_file: ZipFile) -> None:
     raw = (
         b'{"name": "N", "timezone": "UTC", "starts_at": "2027-01-01T00:00", "ends_at": "2027-01-02T00:00",'
         b' "latitude": NaN, "longitude": -Infinity, "x": {"y": [1e999, 1.5]}}'
     )
-    found = read_archive(zipped({"event": raw}))
+    found = read_archive(zip_file({"event": raw}))
     assert found.programme.event.latitude is None
     assert found.programme.event.extra == {"x": {"y": [None, 1.5]}}
     assert len([line for line in found.report if "finite" in line.message]) == 3
@@ -462,9 +460,11 @@ def test_numbers_that_are_none_are_empty(zipped: Zipped) -> None:
 
 
 @pytest.mark.parametrize("member", ["event", "sessions", "session_types", "forms", "meta"])
-def test_broken_json_names_the_member_line_and_column(zipped: Zipped, event: dict[str, Any], member: str) -> None:
+def test_refusal_of_broken_json_names_member_line_and_column(
+    zip_file: ZipFile, event: Members, member: str
+) -> None:
     with pytest.raises(MemberBroken) as refusal:
-        read_archive(zipped({"event": event, member: b'[\n  {"id": 1\n   "name": 2}\n]'}))
+        read_archive(zip_file({"event": event, member: b'[\n  {"id": 1\n   "name": 2}\n]'}))
     error = refusal.value.errors[0].as_json()
     assert (refusal.value.status, error["field"], error["line"], error["column"]) == (422, member, 3, 4)
     assert "line 3, column 4" in refusal.value.detail
@@ -485,28 +485,25 @@ def test_broken_json_names_the_member_line_and_column(zipped: Zipped, event: dic
         b"7",
     ],
 )
-def test_a_member_that_is_no_list_of_records_is_refused(
-    zipped: Zipped, event: dict[str, Any], content: bytes
-) -> None:
+def test_member_other_than_a_list_of_records_is_refused(zip_file: ZipFile, event: Members, content: bytes) -> None:
     with pytest.raises(MemberBroken) as refusal:
-        read_archive(zipped({"event": event, "sessions": content}))
+        read_archive(zip_file({"event": event, "sessions": content}))
     assert refusal.value.errors[0].field == "sessions"
 
 
-def test_utf_16_and_a_byte_order_mark_are_read(zipped: Zipped, event: dict[str, Any]) -> None:
+def test_utf_16_and_a_byte_order_mark_are_read(zip_file: ZipFile, event: Members) -> None:
     for encoding in ("utf-8-sig", "utf-16"):
-        assert (
-            read_archive(zipped({"event": json.dumps(event).encode(encoding)})).programme.event.name == "Long night"
-        )
+        path = zip_file({"event": json.dumps(event).encode(encoding)})
+        assert read_archive(path).programme.event.name == "Long night"
 
 
 @pytest.mark.parametrize("event", [[], "x", None, 5, [{}, {}]])
-def test_an_event_that_is_no_object_is_refused(zipped: Zipped, event: JsonValue) -> None:
+def test_event_other_than_an_object_is_refused(zip_file: ZipFile, event: JsonValue) -> None:
     with pytest.raises(MemberBroken, match="one JSON object"):
-        read_archive(zipped({"event": event}))
+        read_archive(zip_file({"event": event}))
 
 
-def test_entries_that_are_no_records_are_left_out(read: Read) -> None:
+def test_entries_other_than_records_are_left_out(read: ReadMembers) -> None:
     found = read(sessions=[None, 5, "x", [], {"id": 1, "title": "T"}])
     assert len(found.programme.sessions) == 1
     assert len(found.report) == 4
@@ -515,13 +512,13 @@ def test_entries_that_are_no_records_are_left_out(read: Read) -> None:
 @pytest.mark.parametrize(
     "limits", [Limits(json_values=20), Limits(records=9), Limits(json_size=90), Limits(json_total_size=150)]
 )
-def test_more_data_than_one_event_has_is_refused(zipped: Zipped, event: dict[str, Any], limits: Limits) -> None:
-    path = zipped({"event": event, "sessions": [{"id": number} for number in range(10)]})
+def test_data_above_the_limits_is_refused(zip_file: ZipFile, event: Members, limits: Limits) -> None:
+    path = zip_file({"event": event, "sessions": [{"id": number} for number in range(10)]})
     with pytest.raises(ArchiveTooLarge):
         read_archive(path, limits)
 
 
-def test_files_that_are_not_imported_are_told(read: Read) -> None:
+def test_files_that_are_not_imported_are_reported(read: ReadMembers) -> None:
     found = read(
         **{
             "audio/session_1.mp3": b"x",
@@ -540,13 +537,13 @@ def test_files_that_are_not_imported_are_told(read: Read) -> None:
     assert found.programme.extra_members == {"index": []}
 
 
-def test_extra_members_are_bounded(zipped: Zipped, event: dict[str, Any]) -> None:
-    path = zipped({"event": event, **{f"extra{number}": ["x"] for number in range(5)}})
+def test_extra_members_are_bounded(zip_file: ZipFile, event: Members) -> None:
+    path = zip_file({"event": event, **{f"extra{number}": ["x"] for number in range(5)}})
     assert len(read_archive(path, Limits(extra_members=3)).programme.extra_members) == 3
     assert len(read_archive(path, Limits(extra_members_size=6)).programme.extra_members) == 1
 
 
-def test_the_report_is_bounded(zipped: Zipped, event: dict[str, Any]) -> None:
-    found = read_archive(zipped({"event": event, "tracks": [{} for _ in range(30)]}), Limits(report_lines=10))
+def test_report_is_bounded(zip_file: ZipFile, event: Members) -> None:
+    found = read_archive(zip_file({"event": event, "tracks": [{} for _ in range(30)]}), Limits(report_lines=10))
     assert len(found.report) == 11
     assert "50 more lines" in found.report[-1].message

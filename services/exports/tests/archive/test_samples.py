@@ -36,7 +36,7 @@ def rewritten(source: Path, found: ReadArchive) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_a_sample_is_read_whole(name: str) -> None:
+def test_sample_is_read_whole(name: str) -> None:
     found = read_archive(SAMPLES / f"{name}.zip")
     programme = found.programme
     assert (
@@ -54,7 +54,7 @@ def test_a_sample_is_read_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_a_sample_survives_writing_and_reading_without_loss(name: str, tmp_path: Path) -> None:
+def test_sample_survives_writing_and_reading_without_loss(name: str, tmp_path: Path) -> None:
     source, copy = SAMPLES / f"{name}.zip", tmp_path / "copy.zip"
     found = read_archive(source)
     with copy.open("wb") as file:
@@ -69,7 +69,7 @@ def test_a_sample_survives_writing_and_reading_without_loss(name: str, tmp_path:
     assert digest.hexdigest() == hashlib.sha256(copy.read_bytes()).hexdigest()
 
 
-def test_the_sample_with_broken_json_is_refused_by_line() -> None:
+def test_sample_with_broken_json_is_refused_by_line() -> None:
     with pytest.raises(MemberBroken) as refusal:
         read_archive(SAMPLES / "FOSSASIASummit2011.zip")
     error = refusal.value.errors[0].as_json()
@@ -84,6 +84,6 @@ def test_the_sample_with_broken_json_is_refused_by_line() -> None:
         ("EhealthAfrica", "UTC", "2016-06-30T19:00:00+00:00"),
     ],
 )
-def test_broken_zones_and_naive_times_of_samples_are_mended(name: str, zone: str, starts_at: str) -> None:
+def test_broken_zones_and_local_times_of_samples_are_repaired(name: str, zone: str, starts_at: str) -> None:
     event = read_archive(SAMPLES / f"{name}.zip").programme.event
     assert (event.timezone, event.starts_at) == (zone, starts_at)

@@ -1,10 +1,10 @@
-"""What is written is read back the same, twice the same bytes, and can be checked by itself."""
+"""A written archive is read back the same, is the same bytes each time, and can be checked by itself."""
 
 import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import GenericAlias
 from typing import Any
@@ -18,6 +18,7 @@ from pydantic import JsonValue, create_model
 from exports.archive import shapes
 from exports.archive.reader import ReadArchive, read_archive
 from exports.archive.writer import archive_parts, check_archive, place_images
+from services.exports.tests.factories import ZipFile
 from shared.contracts.programme import (
     ImageRef,
     KeepsUnknown,
@@ -66,7 +67,7 @@ def written(
     return path
 
 
-def test_an_archive_holds_links_as_objects_and_says_what_is_in_it(tmp_path: Path) -> None:
+def test_archive_holds_links_as_objects_and_lists_its_members(tmp_path: Path) -> None:
     path = written(tmp_path / "a.zip", tickets=[{"name": "Early bird"}])
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -101,7 +102,7 @@ def older(model: type[KeepsUnknown], *without: str, **instead: Any) -> Any:
     return made
 
 
-def test_an_export_after_an_import_by_an_older_events_service_holds_what_that_did_not_know(tmp_path: Path) -> None:
+def test_export_after_an_import_by_an_older_events_service_holds_what_that_did_not_know(tmp_path: Path) -> None:
     older_speaker = older(ProgrammeSpeaker, "is_featured")
     older_programme = older(Programme, "sponsors", speakers=(GenericAlias(list, (older_speaker,)), ...))
     speaker = ProgrammeSpeaker(key="a", name="Ada", is_featured=True)
@@ -122,14 +123,14 @@ def test_an_export_after_an_import_by_an_older_events_service_holds_what_that_di
     assert check_archive(path) == []
 
 
-def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+def test_written_programme_is_read_back(tmp_path: Path) -> None:
     found = read_archive(written(tmp_path / "a.zip"))
     logo = ImageRef(path="images/logo.png")
     assert found.programme == PROGRAMME.model_copy(update={"event": EVENT.model_copy(update={"logo": logo})})
     assert found.report == []
 
 
-def test_the_same_programme_gives_the_same_bytes_in_small_parts(tmp_path: Path) -> None:
+def test_same_programme_gives_the_same_bytes_in_small_parts(tmp_path: Path) -> None:
     noise = bytes(range(256)) * 4096
     whole = written(tmp_path / "a.zip", images={"images/logo.png": noise}).read_bytes()
     parts = archive_parts(
@@ -147,7 +148,7 @@ def test_the_same_programme_gives_the_same_bytes_in_small_parts(tmp_path: Path) 
     assert max(sizes) < 12_000
 
 
-def test_a_picture_that_never_came_falls_back_to_its_address(tmp_path: Path) -> None:
+def test_image_without_content_falls_back_to_its_address(tmp_path: Path) -> None:
     path = written(tmp_path / "a.zip", images={})
     found = read_archive(path)
     assert found.programme.event.logo == ImageRef(url="https://elsewhere.example/logo.png")
@@ -167,18 +168,18 @@ def test_a_picture_that_never_came_falls_back_to_its_address(tmp_path: Path) -> 
         {"extra_members": {"x": float("nan")}},
     ],
 )
-def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_programme_that_could_not_be_read_back_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         written(tmp_path / "a.zip", PROGRAMME.model_copy(update=changes))
 
 
 @pytest.mark.parametrize("name", ["images/other.png", "../logo.png", "event"])
-def test_a_picture_that_nothing_uses_is_not_written(tmp_path: Path, name: str) -> None:
+def test_image_that_no_record_uses_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="used by no record"):
         written(tmp_path / "a.zip", images={name: b"x"})
 
 
-def test_pictures_of_the_media_service_get_safe_names_of_their_own(tmp_path: Path) -> None:
+def test_images_of_the_media_service_get_safe_unique_names(tmp_path: Path) -> None:
     ids = [UUID(int=number) for number in range(5)]
     programme = Programme(
         event=EVENT.model_copy(update={"logo": ImageRef(image_id=ids[0]), "image": ImageRef(image_id=ids[1])}),
@@ -203,7 +204,7 @@ def test_pictures_of_the_media_service_get_safe_names_of_their_own(tmp_path: Pat
     assert {image.member for image in read_archive(path).images} == set(wanted)
 
 
-def test_a_check_finds_what_was_tampered_with(tmp_path: Path) -> None:
+def test_check_finds_every_change(tmp_path: Path) -> None:
     path = written(tmp_path / "a.zip")
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -226,11 +227,11 @@ def test_a_check_finds_what_was_tampered_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("meta", [b"[]", b"{}", b'{"members": [1]}', b'{"members": [], "counts": 5}', b"nonsense"])
-def test_a_check_of_a_foreign_archive_says_so(zipped: Callable[[dict[str, Any]], Path], meta: bytes) -> None:
-    assert len(check_archive(zipped({"meta": meta}))) == 1
+def test_check_of_a_foreign_archive_reports_one_problem(zip_file: ZipFile, meta: bytes) -> None:
+    assert len(check_archive(zip_file({"meta": meta}))) == 1
 
 
-def test_the_demo_archive_is_whole_and_made_by_its_script(tmp_path: Path) -> None:
+def test_demo_archive_is_whole_and_made_by_its_script(tmp_path: Path) -> None:
     committed = ROOT / "deploy" / "local" / "demo-archive.zip"
     assert committed.stat().st_size < 300_000
     assert check_archive(committed) == []
@@ -246,7 +247,7 @@ def test_the_demo_archive_is_whole_and_made_by_its_script(tmp_path: Path) -> Non
     assert read_archive(tmp_path / "made.zip").programme == programme
 
 
-# Anything at all
+# Any archive
 
 TEXTS = st.text(max_size=8) | st.sampled_from(
     [
@@ -281,9 +282,9 @@ def rows_of(shape: shapes.Shape) -> st.SearchStrategy[Any]:
     extra=st.dictionaries(st.sampled_from(["forms", "tickets", "config.json"]), VALUES, max_size=2),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_an_archive_says_is_read_and_survives_the_round_trip(
+def test_any_archive_is_read_and_survives_the_round_trip(
     tmp_path: Path,
-    zipped: Callable[[dict[str, Any]], Path],
+    zip_file: ZipFile,
     lists: dict[str, JsonValue],
     more: dict[str, JsonValue],
     extra: dict[str, JsonValue],
@@ -295,7 +296,7 @@ def test_whatever_an_archive_says_is_read_and_survives_the_round_trip(
         "starts_at": "2027-01-01T00:00",
         "ends_at": "2028-01-01T00:00",
     }
-    path = zipped({"event": event, **lists, **extra, "images/x.png": b"x"})
+    path = zip_file({"event": event, **lists, **extra, "images/x.png": b"x"})
     found: ReadArchive = read_archive(path)
 
     def images() -> Iterator[tuple[str, list[bytes]]]:
@@ -311,9 +312,9 @@ def test_whatever_an_archive_says_is_read_and_survives_the_round_trip(
     json.dumps([line.model_dump() for line in found.report], allow_nan=False).encode()
 
 
-def test_refusals_render_as_problem_documents(zipped: Callable[[dict[str, Any]], Path]) -> None:
+def test_refusals_render_as_problem_documents(zip_file: ZipFile) -> None:
     with pytest.raises(Problem) as refusal:
-        read_archive(zipped({"event": b"{"}))
+        read_archive(zip_file({"event": b"{"}))
     document = refusal.value.document()
     assert document["type"] == "urn:rostrum:problem:member-broken"
     assert document["errors"][0]["field"] == "event"

@@ -1,4 +1,4 @@
-"""Calls to other services: what is tried again, what is passed on, and what never reaches a user as it was."""
+"""Calls to the peers: what is retried, what is passed on, and which failures a caller sees."""
 
 import io
 from collections.abc import AsyncIterator
@@ -9,12 +9,13 @@ import pytest
 
 from exports.clients.calls import PeerFailed, PeerUnavailable, call, open_peers
 from shared.problems import Problem
+from testkit.plugin import NewSettings, TokenFactory
 
 URL = "http://media.test/internal/images/1/original"
 
 
 class Scripted(httpx.AsyncBaseTransport):
-    """A network that answers as the test says, one after the other, and keeps what came."""
+    """A network that gives scripted answers in turn and records the requests."""
 
     def __init__(self, *answers: httpx.Response | Exception) -> None:
         self.answers = list(answers)
@@ -31,47 +32,47 @@ class Scripted(httpx.AsyncBaseTransport):
 
 
 class Body(httpx.AsyncByteStream):
-    """A body that comes bit by bit, and may end before it is whole, as when the other process is killed."""
+    """A streamed body that may break off, as when the peer is killed."""
 
-    def __init__(self, content: bytes, *, is_torn: bool = False) -> None:
+    def __init__(self, content: bytes, *, is_cut: bool = False) -> None:
         self.content = content
-        self.is_torn = is_torn
+        self.is_cut = is_cut
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self.content
-        if self.is_torn:
+        if self.is_cut:
             raise httpx.ReadError("gone")
 
 
-async def made(new_settings: Any, network: Scripted, **arguments: Any) -> httpx.Response:
+async def called(new_settings: NewSettings, network: Scripted, **arguments: Any) -> httpx.Response:
     async with open_peers(new_settings(), transport=network, pauses=(0.0, 0.0, 0.0)) as peers:
         return await call(peers, arguments.pop("method", "GET"), URL, **arguments)
 
 
-async def test_a_body_that_tears_is_fetched_again_from_its_beginning(new_settings: Any) -> None:
+async def test_body_that_breaks_off_is_fetched_again_from_its_beginning(new_settings: NewSettings) -> None:
     network = Scripted(
-        httpx.Response(200, stream=Body(b"the wh", is_torn=True)),
+        httpx.Response(200, stream=Body(b"the wh", is_cut=True)),
         httpx.Response(200, stream=Body(b"short"), headers={"Content-Length": "9"}),
         httpx.Response(200, stream=Body(b"the whole")),
     )
     file = io.BytesIO()
-    await made(new_settings, network, into=file)
+    await called(new_settings, network, into=file)
     assert file.getvalue() == b"the whole"
 
 
-async def test_a_streamed_body_is_sent_whole_again(new_settings: Any) -> None:
+async def test_streamed_body_is_sent_whole_at_each_attempt(new_settings: NewSettings) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield b"pic"
         yield b"ture"
 
     network = Scripted(httpx.ConnectError("refused"), httpx.Response(503), httpx.Response(201, json={}))
-    await made(new_settings, network, method="POST", content=chunks)
+    await called(new_settings, network, method="POST", content=chunks)
     assert network.bodies == [b"picture"] * 3
 
 
-async def test_each_call_shows_the_services_own_token(new_settings: Any, tokens: Any) -> None:
+async def test_each_call_carries_the_services_own_token(new_settings: NewSettings, tokens: TokenFactory) -> None:
     network = Scripted(httpx.Response(200))
-    await made(new_settings, network)
+    await called(new_settings, network)
     assert network.requests[0].headers["authorization"].startswith("Bearer ey")
 
 
@@ -87,14 +88,16 @@ async def test_each_call_shows_the_services_own_token(new_settings: Any, tokens:
         ([httpx.Response(403, json={})], PeerUnavailable),
     ],
 )
-async def test_what_is_given_up_tells_why(new_settings: Any, answers: list[Any], expected: type[Exception]) -> None:
+async def test_call_that_is_given_up_raises_the_reason(
+    new_settings: NewSettings, answers: list[Any], expected: type[Exception]
+) -> None:
     network = Scripted(*answers)
     with pytest.raises(expected):
-        await made(new_settings, network)
+        await called(new_settings, network)
     assert network.answers == []
 
 
-async def test_a_refusal_keeps_its_status_code_words_and_fields(new_settings: Any) -> None:
+async def test_refusal_keeps_its_status_code_words_and_fields(new_settings: NewSettings) -> None:
     document = {
         "type": "urn:rostrum:problem:time-in-gap",
         "title": "The clock skips this time",
@@ -104,5 +107,5 @@ async def test_a_refusal_keeps_its_status_code_words_and_fields(new_settings: An
         "errors": [{"field": "event.starts_at", "message": "02:30 does not exist.", "alternatives": ["03:30"]}],
     }
     with pytest.raises(Problem) as caught:
-        await made(new_settings, Scripted(httpx.Response(422, json=document)))
+        await called(new_settings, Scripted(httpx.Response(422, json=document)))
     assert caught.value.document() == document

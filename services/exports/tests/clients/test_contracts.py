@@ -14,6 +14,7 @@ from exports.clients.calls import PeerFailed, PeerServices, open_peers
 from shared.contracts.media import ImageImport
 from shared.contracts.programme import Programme
 from testkit.calls import Call, newest_call
+from testkit.plugin import NewSettings
 
 ORIGINAL = b"\x89PNG and pixels"
 
@@ -91,7 +92,7 @@ CALLS: dict[str, Callable[[PeerServices, Call], Awaitable[Any]]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_call_is_the_request_of_its_sample_and_reads_the_answer_whole(
-    new_settings: Callable[..., Any], name: str
+    new_settings: NewSettings, name: str
 ) -> None:
     call = newest_call(name)
     network = Recorded(call, call.answer)
@@ -111,7 +112,7 @@ async def test_a_call_is_the_request_of_its_sample_and_reads_the_answer_whole(
 
 @pytest.mark.parametrize("name", ["events.programme.export", "tickets.event_tickets.read"])
 async def test_an_answer_that_cannot_be_read_without_loss_fails_and_names_the_field(
-    new_settings: Callable[..., Any], name: str
+    new_settings: NewSettings, name: str
 ) -> None:
     call = newest_call(name)
     records = "tickets" if "tickets" in call.answer else "speakers"

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -266,6 +267,28 @@ class Live:
     sessions: Sessions
 
 
+def settings_of(service: ServiceUnderTest, tokens: TokenFactory, folder: Path, **values: Any) -> Settings:
+    """Return settings of a service for tests, with its files in the folder; ``values`` override the defaults."""
+    defaults: dict[str, Any] = {
+        "jwks_url": tokens.jwks_url,
+        "token_issuer": ISSUER,
+        "token_audience": AUDIENCE,
+        "public_url": "http://gateway.test",
+        "rabbitmq_url": SecretStr(os.environ.get("TEST_RABBITMQ_URL", "amqp://broker.test/")),
+        "storage_folder": folder / "storage",
+        "storage_signing_key": SecretStr(SIGNING_KEY),
+    }
+    known = {name: value for name, value in defaults.items() if name in service.settings.model_fields}
+    return service.settings(**{**known, **service.extra, **values})
+
+
+@asynccontextmanager
+async def started(service: ServiceUnderTest, settings: Settings) -> AsyncIterator[Live]:
+    app = service.create_app(settings)
+    async with LifespanManager(app), _client(app) as client:
+        yield Live(app, client, settings, app.state.engine, new_sessions(app.state.engine))
+
+
 @pytest.fixture(scope="session")
 async def databases() -> AsyncIterator[Databases]:
     databases = Databases()
@@ -282,20 +305,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenFactory:
 def new_settings(service: ServiceUnderTest, tokens: TokenFactory, tmp_path: Path) -> NewSettings:
     """Return a function that makes settings of the service; keyword arguments override the tests' defaults."""
 
-    def make(**values: Any) -> Settings:
-        defaults: dict[str, Any] = {
-            "jwks_url": tokens.jwks_url,
-            "token_issuer": ISSUER,
-            "token_audience": AUDIENCE,
-            "public_url": "http://gateway.test",
-            "rabbitmq_url": SecretStr(os.environ.get("TEST_RABBITMQ_URL", "amqp://broker.test/")),
-            "storage_folder": tmp_path / "storage",
-            "storage_signing_key": SecretStr(SIGNING_KEY),
-        }
-        known = {name: value for name, value in defaults.items() if name in service.settings.model_fields}
-        return service.settings(**{**known, **service.extra, **values})
-
-    return make
+    return partial(settings_of, service, tokens, tmp_path)
 
 
 @pytest.fixture
@@ -351,9 +361,8 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def live(service: ServiceUnderTest, new_settings: NewSettings, databases: Databases) -> AsyncIterator[Live]:
     settings = new_settings(database_url=SecretStr(await databases.clone(service)))
-    app = service.create_app(settings)
-    async with LifespanManager(app), _client(app) as client:
-        yield Live(app, client, settings, app.state.engine, new_sessions(app.state.engine))
+    async with started(service, settings) as live:
+        yield live
 
 
 @asynccontextmanager
