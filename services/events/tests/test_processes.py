@@ -65,7 +65,7 @@ async def test_api_and_messenger_serve_requests_and_messages_and_stop_cleanly(
             },
         }
         queue = queue_name(environment["SERVICE"])
-        await until(lambda: _queue_is_there(broker, queue))
+        await until(lambda: _queue_exists(broker, queue))
         for _ in range(2):
             await channel.default_exchange.publish(
                 aio_pika.Message(json.dumps(processed).encode()), routing_key=queue
@@ -105,8 +105,8 @@ async def test_api_drains_after_the_first_signal_and_stops_at_the_second(
         assert await api.process.wait() == 0, api.log.read_text()
 
 
-async def _queue_is_there(broker: aio_pika.abc.AbstractConnection, name: str) -> bool:
-    channel = await broker.channel()  # asking for a queue that is missing closes the channel
+async def _queue_exists(broker: aio_pika.abc.AbstractConnection, name: str) -> bool:
+    channel = await broker.channel()  # a missing queue closes the channel
     try:
         await channel.get_queue(name)
     except aio_pika.exceptions.ChannelNotFoundEntity:
