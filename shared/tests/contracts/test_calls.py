@@ -54,11 +54,22 @@ def kinds(call: Call) -> list[tuple[type[BaseModel], Any]]:
     return [(kind, value) for kind, value in found if kind is not None]
 
 
+def contains(written: Any, sent: Any) -> bool:
+    """Whether all that was sent is written; fields that were added since then may be there too."""
+    if isinstance(sent, dict):
+        return isinstance(written, dict) and all(
+            name in written and contains(written[name], value) for name, value in sent.items()
+        )
+    if isinstance(sent, list):
+        return len(written) == len(sent) and all(map(contains, written, sent))
+    return bool(written == sent)
+
+
 @each_call
 def test_a_sample_is_read_and_written_without_loss(call: Call) -> None:
     for kind, value in kinds(call):
         written = json.loads(kind.model_validate_json(json.dumps(value)).model_dump_json())
-        assert {name: written[name] for name in value} == value
+        assert contains(written, value)
 
 
 @each_call
