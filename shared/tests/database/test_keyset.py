@@ -103,7 +103,7 @@ async def test_the_index_of_the_order_can_be_used() -> None:
     assert "(talk.starts_at, talk.id) > (" in str(BY_START.apply(select(Talk), page))
 
 
-def _cursor(content: Any) -> str:
+def _cursor(content: object) -> str:
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
 
@@ -137,7 +137,7 @@ def test_a_cursor_with_numbers_beyond_the_column_is_refused(values: list[Any]) -
 
 
 @pytest.mark.parametrize("start", [10**18, -(10**18), 10**400, "2026-10-25T00:30:00Z", 1.5, True])
-def test_a_cursor_with_a_time_beyond_the_calendar_is_refused(start: Any) -> None:
+def test_a_cursor_with_a_time_beyond_the_calendar_is_refused(start: object) -> None:
     with pytest.raises(InvalidCursor):
         BY_START.apply(select(Talk), PageRequest(5, _cursor([1, BY_START.order, start, str(UUID(int=1))])))
 
