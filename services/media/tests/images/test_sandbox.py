@@ -281,6 +281,7 @@ async def test_all_images_of_a_real_archive_are_converted_or_refused(sandbox: Sa
 SERVICE = """
 import asyncio, os, signal, time
 from media.images.sandbox import Sandbox
+from testkit.processes import until
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background test runs ignore it
 
@@ -306,8 +307,13 @@ async def test_no_child_outlives_the_service(tmp_path: Path, by: signal.Signals)
     try:
         assert service.stdout is not None
         await asyncio.to_thread(service.stdout.readline)
+
+        async def all_run() -> bool:
+            return len(psutil.Process(service.pid).children(recursive=True)) >= 3
+
+        async with asyncio.timeout(20):
+            await until(all_run)
         processes = psutil.Process(service.pid).children(recursive=True)
-        assert len(processes) >= 3
         service.send_signal(by)
         await asyncio.to_thread(service.wait, 20)
         _, alive = await asyncio.to_thread(psutil.wait_procs, processes, 15)
