@@ -19,6 +19,7 @@ from media.images.conversion import Converted, convert
 from media.images.headers import ImageFormatRefused, ImageTooCostly, ImageTooManyPixels, ImageUnreadable
 from media.images.sandbox import DecoderLost, Sandbox
 from media.images.sizes import VARIANTS
+from testkit.processes import until
 
 SAMPLE = Path(__file__).parents[5] / "shared/samples/FBF817.zip"
 GIBIBYTE = 1 << 30
@@ -281,7 +282,6 @@ async def test_all_images_of_a_real_archive_are_converted_or_refused(sandbox: Sa
 SERVICE = """
 import asyncio, os, signal, time
 from media.images.sandbox import Sandbox
-from testkit.processes import until
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background test runs ignore it
 
