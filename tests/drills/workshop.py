@@ -9,14 +9,13 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Identity
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.database.engine import Sessions
@@ -26,7 +25,6 @@ from shared.ids import new_id
 from shared.jobs.attempts import Run, claim
 from shared.jobs.requeue import requeue_lost_jobs
 from shared.jobs.rows import JobColumns
-from shared.jobs.worker import open_database
 from shared.messaging.messenger import run_messenger
 from shared.messaging.periodic_tasks import PeriodicTask
 from shared.messaging.tables import messaging_tables
@@ -69,30 +67,23 @@ class WorkshopSettings(Settings):
     service: str = SERVICE
 
 
-@dataclass(frozen=True)
-class Resources:
-    engine: AsyncEngine
-    sessions: Sessions
-
-
 @asynccontextmanager
-async def open_resources(settings: WorkshopSettings) -> AsyncIterator[Resources]:
-    async with open_database(settings) as (engine, sessions):
-        yield Resources(engine, sessions)
+async def open_resources(sessions: Sessions) -> AsyncIterator[Sessions]:
+    yield sessions
 
 
-async def work(resources: Resources, job_id: UUID) -> None:
-    async with _take(resources.sessions, job_id) as run:
+async def work(sessions: Sessions, job_id: UUID) -> None:
+    async with _take(sessions, job_id) as run:
         if run is None:
             return
-        async with resources.sessions() as session:
+        async with sessions() as session:
             job = await session.get_one(Job, job_id)
         if job.kills:
             os.kill(os.getpid(), signal.SIGKILL)
         for step in range(STEPS):
             await asyncio.sleep(STEP_SECONDS)
             await run.progress("working", step + 1, STEPS)
-        async with resources.sessions.begin() as session:
+        async with sessions.begin() as session:
             session.add(Result(job_id=job_id))
             await run.finish(session)
 

@@ -1,7 +1,6 @@
 """The worker of the drills' workshop."""
 
 import sys
-from functools import partial
 
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
@@ -13,7 +12,7 @@ from tests.drills.workshop import ACTOR, QUEUE, WorkshopSettings, open_resources
 def create_broker() -> RabbitmqBroker:
     set_up()
     settings = WorkshopSettings()
-    return new_worker_broker(settings, partial(open_resources, settings), {ACTOR: work}, queue=QUEUE)
+    return new_worker_broker(settings, open_resources, {ACTOR: work}, queue=QUEUE)
 
 
 if __name__ == "__main__":

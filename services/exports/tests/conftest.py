@@ -71,7 +71,7 @@ async def network(live: Live, peers: Peers) -> AsyncIterator[Network]:
 @pytest.fixture
 def resources(live: Live, network: Network) -> Resources:
     """Those of a worker, beside the api of ``live``."""
-    return Resources(live.settings, live.engine, live.sessions, live.app.state.storage, live.app.state.peers)
+    return Resources(live.settings, live.sessions, live.app.state.storage, live.app.state.peers)
 
 
 @pytest.fixture(autouse=True)

@@ -172,9 +172,7 @@ class Peers:
 
     async def convert(self, image_id: UUID) -> None:
         media = self.media
-        await convert_image(
-            MediaResources(media.engine, media.sessions, media.app.state.storage, self.sandbox), image_id
-        )
+        await convert_image(MediaResources(media.sessions, media.app.state.storage, self.sandbox), image_id)
 
 
 class Hosted(httpx.AsyncBaseTransport):

@@ -50,7 +50,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 @pytest.fixture
 def resources(live: Live, sandbox: Sandbox) -> Resources:
     """Those of a worker, beside the api of ``live``."""
-    return Resources(live.engine, live.sessions, live.app.state.storage, sandbox)
+    return Resources(live.sessions, live.app.state.storage, sandbox)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import func, make_url, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,6 +20,15 @@ from testkit.plugin import server
 from testkit.processes import until
 
 SOON = Retries(first_delay=0.001, database_delay=0.01)
+
+
+def test_a_consumer_refuses_subscriptions_that_would_lose_messages(settings: Settings, sessions: Sessions) -> None:
+    subscriptions = [
+        Subscription(painted_class(settings.service, verb), Recorder(), keep="latest")
+        for verb in ("painted", "washed")
+    ]
+    with pytest.raises(ValueError, match="by different handlers"):
+        Consumer(settings, sessions, subscriptions)
 
 
 async def test_a_message_delivered_three_times_has_one_effect(

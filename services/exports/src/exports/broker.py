@@ -17,7 +17,7 @@ def create_broker() -> RabbitmqBroker:
     settings = ExportsSettings()
     return new_worker_broker(
         settings,
-        partial(open_resources, settings),
+        partial(open_resources, settings=settings),
         {RUN_IMPORT: run_import, RUN_EXPORT: run_export},
         queue=job_queue(settings),
     )

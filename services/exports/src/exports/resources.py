@@ -5,12 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from exports.clients.calls import PeerServices, open_peers
 from exports.settings import ExportsSettings
 from shared.database.engine import Sessions
-from shared.jobs.worker import open_database
 from shared.storage import Storage, open_storage
 
 
@@ -22,7 +19,6 @@ class Resources:
     """
 
     settings: ExportsSettings
-    engine: AsyncEngine
     sessions: Sessions
     storage: Storage
     peers: PeerServices
@@ -31,10 +27,6 @@ class Resources:
 
 
 @asynccontextmanager
-async def open_resources(settings: ExportsSettings) -> AsyncIterator[Resources]:
-    async with (
-        open_database(settings) as (engine, sessions),
-        open_storage(settings) as storage,
-        open_peers(settings) as peers,
-    ):
-        yield Resources(settings, engine, sessions, storage, peers)
+async def open_resources(sessions: Sessions, *, settings: ExportsSettings) -> AsyncIterator[Resources]:
+    async with open_storage(settings) as storage, open_peers(settings) as peers:
+        yield Resources(settings, sessions, storage, peers)

@@ -14,5 +14,8 @@ from shared.jobs.worker import new_worker_broker
 def create_broker() -> RabbitmqBroker:
     settings = MediaSettings()
     return new_worker_broker(
-        settings, partial(open_resources, settings), {CONVERT_IMAGE: convert_image}, queue=job_queue(settings)
+        settings,
+        partial(open_resources, settings=settings),
+        {CONVERT_IMAGE: convert_image},
+        queue=job_queue(settings),
     )

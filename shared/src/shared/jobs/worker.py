@@ -10,9 +10,9 @@ import ctypes
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import dramatiq
@@ -21,7 +21,6 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, TimeLimit
 from dramatiq.worker import Worker
 from opentelemetry.trace import SpanKind, StatusCode
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.database.engine import Sessions, database_check, new_engine
 from shared.jobs.attempts import outcome
@@ -41,28 +40,10 @@ JOB_TIME_LIMIT_MS = 15 * 60 * 1000
 _PR_SET_PDEATHSIG = 1
 
 
-class WorkerResources(Protocol):
-    """The resources of every worker. A service's own class adds its storage or clients."""
-
-    @property
-    def engine(self) -> AsyncEngine: ...
-
-
-R = TypeVar("R", bound=WorkerResources)
+R = TypeVar("R")
 
 Task = Callable[[R, UUID], Awaitable[None]]
-OpenResources = Callable[[], AbstractAsyncContextManager[R]]
-
-
-@asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
-    """Open the engine of a worker, and sessions whose commits wake the messenger."""
-    engine = new_engine(settings, "worker")
-    try:
-        async with notifying_sessions(engine, settings.service) as sessions:
-            yield engine, sessions
-    finally:
-        await engine.dispose()
+OpenResources = Callable[[Sessions], AbstractAsyncContextManager[R]]
 
 
 class _Resources(Middleware, Generic[R]):
@@ -99,8 +80,11 @@ class _Resources(Middleware, Generic[R]):
     async def _enter(self) -> None:
         async with AsyncExitStack() as stack:
             stack.enter_context(exported_traces(self._settings, "worker"))
-            self.value = await stack.enter_async_context(self._open())
-            checks = {"database": database_check(self.value.engine), "process": self._ready}
+            engine = new_engine(self._settings, "worker")
+            stack.push_async_callback(engine.dispose)
+            sessions = await stack.enter_async_context(notifying_sessions(engine, self._settings.service))
+            self.value = await stack.enter_async_context(self._open(sessions))
+            checks = {"database": database_check(engine), "process": self._ready}
             await stack.enter_async_context(serve_health(self._settings, checks))
             self._stack = stack.pop_all()
         log.info("worker.started")
@@ -130,6 +114,7 @@ def new_worker_broker(
 ) -> RabbitmqBroker:
     """Return a broker with ``tasks`` as actors: name on the wire → async function of resources and job id.
 
+    ``open_resources`` gets sessions whose commits wake the messenger.
     dramatiq does not retry a task that raises: ``requeue_lost_jobs`` decides on that by the job's row.
     """
     use_pinned_tzdata()

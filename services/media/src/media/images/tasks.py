@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from media.images.conversion import Converted, convert
 from media.images.rules import DIGEST_LENGTH, variant_key
 from media.images.sandbox import Sandbox
@@ -22,7 +20,6 @@ from media.settings import MediaSettings
 from shared.contracts.media import ImageProcessedV1
 from shared.database.engine import Sessions
 from shared.jobs.attempts import claim
-from shared.jobs.worker import open_database
 from shared.messaging import outbox
 from shared.storage import Storage, open_storage
 from shared.storage.files import in_thread
@@ -37,19 +34,18 @@ ABANDONED_AFTER = 24 * 3600.0  # seconds
 
 @dataclass(frozen=True)
 class Resources:
-    engine: AsyncEngine
     sessions: Sessions
     storage: Storage
     sandbox: Sandbox
 
 
 @asynccontextmanager
-async def open_resources(settings: MediaSettings) -> AsyncIterator[Resources]:
+async def open_resources(sessions: Sessions, *, settings: MediaSettings) -> AsyncIterator[Resources]:
     await in_thread(_remove_abandoned_folders)
-    async with open_database(settings) as (engine, sessions), open_storage(settings) as storage:
+    async with open_storage(settings) as storage:
         sandbox = Sandbox(workers=settings.conversions_at_once)
         try:
-            yield Resources(engine, sessions, storage, sandbox)
+            yield Resources(sessions, storage, sandbox)
         finally:
             await sandbox.close()
 
