@@ -47,8 +47,9 @@ PEERS = {
 class Network(httpx.AsyncBaseTransport):
     """Hands requests to the applications by host, and answers itself where a test wants that.
 
-    Keys are beginnings of paths: ``statuses`` are refusals, ``busy`` the number of requests that get a 503 first. A
-    request sets the event in ``reached`` and waits for the one in ``gates``.
+    Keys are beginnings of paths: ``statuses`` are refusals, ``busy`` how many requests get a 503 first. A request
+    sets the event in ``reached`` and waits for the one in ``gates``. ``later`` holds query parameters of a later
+    release, by path.
     """
 
     hosts: Mapping[str, httpx.AsyncBaseTransport]
@@ -56,6 +57,7 @@ class Network(httpx.AsyncBaseTransport):
     busy: Counter[str] = field(default_factory=Counter)
     reached: dict[str, asyncio.Event] = field(default_factory=dict)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    later: dict[str, dict[str, str]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     in_flight: Counter[str] = field(default_factory=Counter)
     most_in_flight: Counter[str] = field(default_factory=Counter)
@@ -67,6 +69,7 @@ class Network(httpx.AsyncBaseTransport):
         self.most_in_flight[path] = max(self.most_in_flight[path], self.in_flight[path])
         try:
             await request.aread()
+            request.url = request.url.copy_merge_params(self.later.get(path, {}))
             return await self._disturbance(path) or await self.hosts[request.url.host].handle_async_request(request)
         finally:
             self.in_flight[path] -= 1

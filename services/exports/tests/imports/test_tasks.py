@@ -204,6 +204,17 @@ async def test_refusal_of_the_events_service_fails_the_import_with_the_same_word
     assert "stored files" not in await left_behind()
 
 
+async def test_import_fails_by_name_rather_than_lose_what_an_older_peer_does_not_know(
+    resources: Resources, peers: Peers, network: Network, import_id: UUID, read: ReadJob
+) -> None:
+    network.later["/internal/images"] = {"alt": "A logo"}
+    await run_import(resources, import_id)
+    job = await read(import_id)
+    assert (job["state"], job["error"]["code"]) == ("failed", "invalid")
+    assert job["error"]["errors"][0]["field"] == "query.alt"
+    assert await peers.events_of(import_id) == []
+
+
 async def test_peer_that_is_busy_for_a_moment_is_called_again(
     resources: Resources, peers: Peers, network: Network, import_id: UUID, read: ReadJob
 ) -> None:

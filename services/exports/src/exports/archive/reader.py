@@ -48,7 +48,7 @@ class EventMissing(Problem):
 
 
 class ImageMember(BaseModel):
-    """A picture of the archive that records use; ``used_by`` names them as ``speakers/12``."""
+    """An image of the archive that records use; ``used_by`` names them as ``speakers/12``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -273,7 +273,7 @@ class _Reading:
             if name in shapes.RESERVED or name in self.images:
                 continue
             if "/" in name or "." in name.removesuffix(".json"):
-                why = "no record uses it" if name.startswith("images/") else "only JSON and pictures are imported"
+                why = "no record uses it" if name.startswith("images/") else "only JSON and images are imported"
                 self.report(f"Not imported: {why}.", name)
                 continue
             size += self.archive.declared_size(name)

@@ -1,8 +1,8 @@
 """Write a programme as an Open Event archive in a stream. The same input gives the same bytes.
 
 The dialect is that of the current Open Event Server, with additions: links of a session as nested ``{id, name}``
-objects, its speakers, social links, tickets, and in ``meta`` a checksum of every member. Pictures come first, so
-that the JSON names only pictures that were written; ``meta`` comes last. Blocking: call it in a thread.
+objects, its speakers, social links, tickets, and in ``meta`` a checksum of every member. Images come first, so
+that the JSON names only images that were written; ``meta`` comes last. Blocking: call it in a thread.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def archive_parts(
 ) -> Iterator[bytes]:
     """Yield the zip in parts of about ``part_size`` bytes, with one part and one record in memory.
 
-    ``images`` yields (path as in the programme's references, chunks). A picture that is not among them is written
+    ``images`` yields (path as in the programme's references, chunks). An image that is not among them is written
     as its address and listed as missing in ``meta``. Without ``tickets``, those of an imported archive are written.
     Raise ``ValueError`` for what could not be read back: a broken link, a duplicate key, an unsafe path.
     """
@@ -72,7 +72,7 @@ def archive_parts(
 
 
 def place_images(programme: Programme, suffix_of: Callable[[UUID], str]) -> tuple[Programme, dict[str, UUID]]:
-    """Give every picture of the media service a path in the archive, and return the image id of each path.
+    """Give every image of the media service a path in the archive, and return the image id of each path.
 
     ``suffix_of`` returns the suffix of an image id, such as ``.jpg``.
     """

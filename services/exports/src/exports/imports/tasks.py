@@ -27,7 +27,7 @@ from exports.resources import Resources
 from shared.contracts.media import ImageImport
 from shared.contracts.programme import Repair
 from shared.jobs.attempts import Run, claim
-from shared.problems import Problem
+from shared.problems import Invalid, Problem
 from shared.storage import FileNotStored
 from shared.storage.files import in_thread, path_of
 from shared.telemetry.logs import get_logger
@@ -39,7 +39,7 @@ READING, UPLOADING = "reading the archive", "uploading images"
 STORING, CONVERTING = "storing the programme", "converting images"
 
 UPLOADS_AT_ONCE = 6
-# Statuses by which the media service refuses the image itself, not the request.
+# Statuses by which the media service refuses an image; with the code `invalid` it refuses the request.
 REFUSALS = (413, 415, 422)
 FIRST_WAIT, LONGEST_WAIT = 0.2, 1.0
 
@@ -104,7 +104,7 @@ async def _upload_images(
             except (ArchiveTooLarge, MemberBroken) as problem:
                 refused[image.member] = refused_image(image, problem.detail)
             except Problem as problem:
-                if problem.status not in REFUSALS:
+                if problem.status not in REFUSALS or problem.code == Invalid.code:
                     raise
                 refused[image.member] = refused_image(image, problem.detail)
             await step.reached(len(image_ids) + len(refused))
