@@ -22,7 +22,6 @@ from typing import Any, BinaryIO, Literal
 from uuid import UUID
 
 import asyncpg
-import structlog
 from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Delete, Update, func
 from sqlalchemy.exc import SQLAlchemyError
@@ -71,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = ", ".join(str(item["loc"][0]).upper() for item in error.errors())
         _complain(f"these settings are missing or invalid: {names}; set them in the environment")
         return MISUSED
-    _log_to_stderr(settings)
+    # What was changed is logged whatever the service's own level is. What libraries log of a server that is
+    # unavailable is an error of the command, in one line.
+    configure_logs(settings.model_copy(update={"log_level": "INFO"}), "operator", sys.stderr)
+    for name in ("aio_pika", "aiormq", "asyncio"):
+        logging.getLogger(name).setLevel("CRITICAL")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -94,18 +97,6 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> None:
         await command(arguments, settings, new_sessions(engine))
     finally:
         await engine.dispose()
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    # What was changed is logged whatever the service's own level is.
-    configure_logs(settings.model_copy(update={"log_level": "INFO"}), "operator")
-    structlog.configure(logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer))
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)
-    # What these log of a server that is unavailable is an error of the command, in one line.
-    for name in ("aio_pika", "aiormq", "asyncio"):
-        logging.getLogger(name).setLevel("CRITICAL")
 
 
 def _reason(error: BaseException) -> str:
@@ -133,7 +124,7 @@ async def show_status(arguments: argparse.Namespace, settings: Settings, session
     for item in refused["oldest"]:
         _say(
             f"  {item['id']}  {item['type']}  subject {item['subject']} seq {item['seq']}: {item['attempts']} "
-            f"attempts, next at {_shown(item['next_attempt_at'])}: {_one_line(item['error'])}"
+            f"attempts, next at {item['next_attempt_at']}: {_one_line(item['error'])}"
         )
     if refused["rows"] > len(refused["oldest"]):
         _say(f"  and {refused['rows'] - len(refused['oldest'])} more")
@@ -141,7 +132,7 @@ async def show_status(arguments: argparse.Namespace, settings: Settings, session
     _say(f"relays: {len(status['relays'])}")
     for item in status["relays"]:
         buckets = " ".join(map(str, item["buckets"]))
-        _say(f"  {item['name']}, process {item['pid']}, since {_shown(item['since'])}: buckets {buckets}")
+        _say(f"  {item['name']}, process {item['pid']}, since {item['since']}: buckets {buckets}")
 
 
 def _age(item: Mapping[str, Any]) -> str:
@@ -154,14 +145,10 @@ async def replay_published(arguments: argparse.Namespace, settings: Settings, se
     found, first, last = await count_and_span(sessions, condition)
     span = f", written from {_shown(first)} to {_shown(last)}" if found else ""
     if arguments.apply:
-        ids: list[UUID] = []
-        try:
-            async for batch in replay(sessions, condition):
-                ids += batch
-        finally:
-            if ids:
-                told = {name: _shown(value) for name, value in filters.items() if value}
-                log.info("outbox.replayed", count=len(ids), ids=list(map(str, ids[:IDS_LOGGED])), **told)
+        ids = await replay(sessions, condition)
+        if ids:
+            told = {name: _shown(value) for name, value in filters.items() if value}
+            log.info("outbox.replayed", count=len(ids), ids=list(map(str, ids[:IDS_LOGGED])), **told)
         _say(f"{len(ids)} messages will be published again{span}")
     else:
         _say(f"would publish {found} messages again{span}; --apply does it")
@@ -196,7 +183,7 @@ async def list_letters(arguments: argparse.Namespace, _: Settings, sessions: Ses
 
 
 async def show_letter(arguments: argparse.Namespace, _: Settings, sessions: Sessions) -> None:
-    arguments.id, arguments.limit = [arguments.id], 1
+    arguments.limit = 1
     rows = await _find(arguments, sessions, *_columns)
     if not rows:
         raise Stopped(f"{arguments.id[0]} is not among the {_kind(arguments)}; `list` shows their ids")
@@ -388,38 +375,50 @@ def _to_json(value: object) -> str:
 
 def new_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m shared.messaging", description=__doc__)
-    parser.set_defaults(parked=False, id=None, types=None, limit=None)
     groups = parser.add_subparsers(dest="group", required=True)
-    outbox = groups.add_parser("outbox", help="the messages this service sends").add_subparsers(required=True)
-    letters = groups.add_parser("dead-letters", help="the messages it gave up on").add_subparsers(required=True)
-
-    def add(group: Any, name: str, command: Command, text: str, *options: str) -> argparse.ArgumentParser:
-        verb: argparse.ArgumentParser = group.add_parser(name, help=text)
-        verb.set_defaults(command=command)
-        for option in options:
-            verb.add_argument(option, **_OPTIONS[option])
-        return verb
-
-    add(outbox, "status", show_status, "show what waits, what was refused, what was published, relays", "--json")
-    text = "publish messages again, with the same ids; jobs never"
-    add(outbox, "replay", replay_published, text, "--type", "--since", "--until", "--subject", "--apply")
-
-    text = "show one line for each, the oldest first"
-    add(letters, "list", list_letters, text, "--parked", "--type", "--json", "--limit").set_defaults(limit=50)
-    add(letters, "show", show_letter, "show headers and body of one", "--parked", "--json").add_argument("id")
-    text = "put back what purge printed"
-    add(letters, "restore", restore_letters, text, "--parked", "--apply").add_argument("file", type=Path)
-    text = "send them to the service's own queue again"
-    replay = add(letters, "replay", replay_letters, text, "--parked", "--limit", "--rate", "--apply")
-    text = "set them aside: `replay --all` and the alert leave them out"
-    park = add(letters, "park", park_letters, text, "--limit", "--apply")
-    text = "print them as JSON, one a line, and delete them"
-    purge = add(letters, "purge", purge_letters, text, "--parked", "--limit", "--to", "--apply")
-    for verb in (replay, park, purge):
-        which = verb.add_mutually_exclusive_group(required=True)
-        for option in ("--id", "--type", "--all"):
-            which.add_argument(option, **_OPTIONS[option])
+    verbs = {
+        name: groups.add_parser(name, help=text).add_subparsers(required=True) for name, text in _GROUPS.items()
+    }
+    for group, name, command, options, text in _COMMANDS:
+        verb = verbs[group].add_parser(name, help=text)
+        limit = 50 if command is list_letters else None
+        verb.set_defaults(command=command, parked=False, id=None, types=None, limit=limit)
+        selection = verb.add_mutually_exclusive_group(required=True) if "--all" in options else verb
+        for option in options.split():
+            place = selection if option in ("--id", "--type", "--all") else verb
+            place.add_argument(option, **_OPTIONS[option])
     return parser
+
+
+_GROUPS = {"outbox": "the messages this service sends", "dead-letters": "the messages it gave up on"}
+_COMMANDS: tuple[tuple[str, str, Command, str, str], ...] = (
+    ("outbox", "status", show_status, "--json", "show what waits, was refused, was published, and the relays"),
+    (
+        *("outbox", "replay", replay_published, "--type --since --until --subject --apply"),
+        "publish messages again, with the same ids; jobs never",
+    ),
+    (
+        "dead-letters",
+        "list",
+        list_letters,
+        "--parked --type --limit --json",
+        "show one line for each, the oldest first",
+    ),
+    ("dead-letters", "show", show_letter, "--parked --json id", "show headers and body of one"),
+    (
+        *("dead-letters", "replay", replay_letters, "--parked --id --type --all --limit --rate --apply"),
+        "send them to the service's own queue again",
+    ),
+    (
+        *("dead-letters", "park", park_letters, "--id --type --all --limit --apply"),
+        "set them aside: `replay --all` and the alert leave them out",
+    ),
+    (
+        *("dead-letters", "purge", purge_letters, "--parked --id --type --all --limit --to --apply"),
+        "print them as JSON, one a line, and delete them",
+    ),
+    ("dead-letters", "restore", restore_letters, "--parked --apply file", "put back what purge printed"),
+)
 
 
 def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
@@ -460,6 +459,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--to": {"type": Path, "metavar": "FILE", "help": "append the lines to this file instead"},
     "--type": {"action": "append", "dest": "types", "help": "only messages of this type; may be repeated"},
     "--until": {"type": _moment, "metavar": "TIME", "help": "written before"},
+    "file": {"type": Path},
+    "id": {"nargs": 1},
 }
 
 

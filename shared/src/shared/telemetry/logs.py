@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from contextlib import suppress
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 import orjson
 import structlog
@@ -22,11 +22,11 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return logger
 
 
-def configure_logs(settings: Settings, role: str) -> None:
-    """Send structlog and the standard library's loggers, rendered alike, to standard output."""
+def configure_logs(settings: Settings, role: str, output: TextIO | None = None) -> None:
+    """Send structlog and the standard library's loggers, rendered alike, to ``output``, else to standard output."""
 
     # Not sys.stdout, which dramatiq replaces in a worker by a pipe for text.
-    output = sys.__stdout__
+    output = output or sys.__stdout__
     assert output is not None  # noqa: S101 - every process has one
 
     def name_process(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -49,7 +49,7 @@ def configure_logs(settings: Settings, role: str) -> None:
     )
     structlog.configure(
         processors=[*enrich, *render],
-        logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, _Output(cast(BinaryIO, output.buffer)))),
+        logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, _Output(output.buffer))),
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         cache_logger_on_first_use=True,
     )
