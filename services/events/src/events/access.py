@@ -32,7 +32,7 @@ async def _is_own(event: EventDep, reader: Reader) -> bool:
 
 
 IsOwn = Annotated[bool, Depends(_is_own)]
-"""Whether the caller is the event's organizer, who can read more than the public."""
+"""True for the event's organizer, whose reads include what the public cannot see."""
 
 
 def tag_for(*parts: int | None, is_own: bool) -> str:

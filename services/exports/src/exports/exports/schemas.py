@@ -22,7 +22,7 @@ class ExportRead(JobRead):
     sha256: str | None
     counts: dict[str, int] = Field(description="Records by kind, and `images`.", examples=[{"sessions": 63}])
     download_url: str | None = Field(
-        description="Needs no token: everyone who has it can fetch the file until `download_url_expires_at`. Read "
+        description="Needs no token: the link alone fetches the file until `download_url_expires_at`. Read "
         "the export again for a new one. Null unless the export is done and not expired."
     )
     download_url_expires_at: datetime | None
